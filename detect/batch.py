@@ -1,0 +1,68 @@
+"""What goes into a tenant detector and what comes out of it: one journal batch, and everything it changed."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from detect.event import DetectionEvent
+from detect.incident import IncidentChange
+from detect.record import EntityKind, LogRecord, Nanoseconds, NormalizedRecord
+
+BatchKind = Literal["otlp_protobuf", "otlp_json", "control"]
+RollupSpan = Literal["1m", "5m", "1h"]
+ROLLUP_SECONDS: dict[RollupSpan, int] = {"1m": 60, "5m": 300, "1h": 3600}
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """One journal row. `payload` is the request body after decompression, or the control row's JSON."""
+
+    seq: int
+    received_ns: Nanoseconds
+    kind: BatchKind
+    payload: bytes
+
+
+class Rollup(msgspec.Struct, frozen=True):
+    """A closed window of one entity: counts and features. `features` maps a feature name to its value."""
+
+    span: RollupSpan
+    entity_kind: EntityKind
+    entity: str
+    start_ns: Nanoseconds
+    features: dict[str, float]
+
+
+class Poison(msgspec.Struct, frozen=True):
+    """A record, rule or whole batch (position -1) that failed: counted, named and parked, never dropped silently."""
+
+    seq: int
+    position: int
+    stage: Literal["decode", "normalize", "sigma", "correlation", "rollup", "anomaly", "group"]
+    subject: str
+    error: str
+
+
+class BatchOutput(msgspec.Struct, frozen=True):
+    """All that one batch changed. `records` pairs every decoded record with its normalised view, in order."""
+
+    seq: int
+    records: tuple[NormalizedRecord, ...]
+    events: tuple[DetectionEvent, ...]
+    rollups: tuple[Rollup, ...]
+    incidents: tuple[IncidentChange, ...]
+    poison: tuple[Poison, ...]
+    counts: dict[str, int]
+
+
+__all__ = [
+    "ROLLUP_SECONDS",
+    "Batch",
+    "BatchKind",
+    "BatchOutput",
+    "LogRecord",
+    "Poison",
+    "Rollup",
+    "RollupSpan",
+]
