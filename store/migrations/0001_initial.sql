@@ -1,4 +1,4 @@
--- The first schema. Runs as the owner, in one transaction; roles are made beforehand by store/sql/roles.sql.
+-- The first schema. Runs as the owner, in one transaction; roles are made beforehand by store/sql/bootstrap.sql.
 -- Every tenant table has row-level security enabled and forced: the app role sees the rows of app.tenant_id only.
 
 -- A tenant is the customer or unit whose data must never meet another's.
@@ -242,9 +242,13 @@ BEGIN
     PERFORM pg_advisory_xact_lock(hashtextextended('audit_log:' || NEW.tenant_id::text, 0));
     SELECT position, hash INTO last FROM audit_log WHERE tenant_id = NEW.tenant_id ORDER BY position DESC LIMIT 1;
     NEW.position := coalesce(last.position, 0) + 1;
+    NEW.at := clock_timestamp();
     NEW.previous := coalesce(last.hash, '\x'::bytea);
-    NEW.hash := sha256(NEW.previous || convert_to(concat_ws(E'\x1f', NEW.tenant_id, NEW.position,
-        extract(epoch FROM NEW.at), NEW.actor, NEW.action, NEW.object, NEW.detail), 'UTF8'));
+    -- Every part carries its length, so that no two different rows have the same text.
+    SELECT sha256(NEW.previous || convert_to(string_agg(octet_length(part) || ':' || part, '' ORDER BY place), 'UTF8'))
+    INTO NEW.hash
+    FROM unnest(ARRAY[NEW.tenant_id::text, NEW.position::text, extract(epoch FROM NEW.at)::text, NEW.actor, NEW.action,
+        NEW.object, NEW.detail::text]) WITH ORDINALITY AS parts (part, place);
     RETURN NEW;
 END $$;
 CREATE TRIGGER audit_chain BEFORE INSERT ON audit_log FOR EACH ROW EXECUTE FUNCTION audit_chain();
@@ -274,18 +278,27 @@ CREATE POLICY holder_of_the_key ON admin_keys FOR SELECT USING
     (digest = (SELECT decode(nullif(current_setting('app.key_digest', true), ''), 'hex')));
 
 -- Partitions of raw_logs are made ahead and dropped by these two functions, the only DDL that the app role can cause.
+-- Built beside the parent and then attached: that lock lets readers and writers of the parent go on.
 CREATE FUNCTION raw_logs_make_partitions(first_day date, days integer) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public SET lock_timeout = '10s' AS $$
 DECLARE
     day date;
+    partition text;
     made integer := 0;
 BEGIN
+    IF days NOT BETWEEN 1 AND 400 THEN
+        RAISE EXCEPTION 'between 1 and 400 days of partitions can be made at once, not %', days
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    PERFORM pg_advisory_xact_lock(hashtextextended('raw_logs partitions', 0));
     FOR day IN SELECT generate_series(first_day, first_day + days - 1, interval '1 day')::date LOOP
-        IF to_regclass('public.raw_logs_' || to_char(day, 'YYYYMMDD')) IS NULL THEN
-            EXECUTE format('CREATE TABLE %I PARTITION OF raw_logs FOR VALUES FROM (%L) TO (%L)',
-                'raw_logs_' || to_char(day, 'YYYYMMDD'), day::text || ' 00:00:00+00', (day + 1)::text || ' 00:00:00+00');
-            EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', 'raw_logs_' || to_char(day, 'YYYYMMDD'));
-            EXECUTE format('ALTER TABLE %I FORCE ROW LEVEL SECURITY', 'raw_logs_' || to_char(day, 'YYYYMMDD'));
+        partition := 'raw_logs_' || to_char(day, 'YYYYMMDD');
+        IF to_regclass('public.' || partition) IS NULL THEN
+            EXECUTE format('CREATE TABLE public.%I (LIKE public.raw_logs INCLUDING ALL)', partition);
+            EXECUTE format('ALTER TABLE public.%I ENABLE ROW LEVEL SECURITY', partition);
+            EXECUTE format('ALTER TABLE public.%I FORCE ROW LEVEL SECURITY', partition);
+            EXECUTE format('ALTER TABLE public.raw_logs ATTACH PARTITION public.%I FOR VALUES FROM (%L) TO (%L)',
+                partition, day::text || ' 00:00:00+00', (day + 1)::text || ' 00:00:00+00');
             made := made + 1;
         END IF;
     END LOOP;
@@ -293,17 +306,22 @@ BEGIN
 END $$;
 
 CREATE FUNCTION raw_logs_drop_partitions(before_day date) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public SET lock_timeout = '10s' AS $$
 DECLARE
     partition text;
     dropped integer := 0;
 BEGIN
+    IF before_day > (now() AT TIME ZONE 'UTC')::date THEN
+        RAISE EXCEPTION 'only days that are over can be dropped, not those before %', before_day
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    PERFORM pg_advisory_xact_lock(hashtextextended('raw_logs partitions', 0));
     FOR partition IN
         SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
         WHERE i.inhparent = 'public.raw_logs'::regclass AND c.relname ~ '^raw_logs_\d{8}$'
           AND to_date(right(c.relname, 8), 'YYYYMMDD') < before_day
     LOOP
-        EXECUTE format('DROP TABLE %I', partition);
+        EXECUTE format('DROP TABLE public.%I', partition);
         dropped := dropped + 1;
     END LOOP;
     RETURN dropped;

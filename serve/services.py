@@ -1,0 +1,229 @@
+"""What the API can do, in terms of the store and the detectors: one method a question, each behind a key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+from uuid import UUID
+
+from actors.directory import DetectorDirectory
+from actors.metrics import DETECTOR_GAUGES, Metrics
+from detect.record import RecordRef, TenantId
+from serve.auth import Authenticator
+from serve.errors import WireError
+from serve.version import VERSION
+from serve.views import event_view, incident_view, log_view
+from store.advisories import latest
+from store.postgres import Pool, StorageUnavailable, system_transaction, tenant_transaction
+from store.search import (
+    EventFilter,
+    IncidentFilter,
+    LogFilter,
+    count_status,
+    get_incident,
+    get_record,
+    search_events,
+    search_incidents,
+    search_logs,
+)
+from store.tenants import (
+    KeyNotFound,
+    KeyRow,
+    Scope,
+    Tenant,
+    TenantExists,
+    create_key,
+    create_tenant,
+    list_keys,
+    list_tenants,
+    revoke_key,
+    tenant_by_name,
+)
+from store.values import iso_time
+
+Headers = Mapping[str, str]
+
+
+class AdvisorStatus(Protocol):
+    """The advisor as the API sees it."""
+
+    async def status(self) -> dict[str, Any]: ...
+
+    async def analyze(self, incident: dict[str, Any], wait_s: float) -> dict[str, Any]: ...
+
+
+class RulesInForce(Protocol):
+    """Puts the installation's rule pack in force for a new tenant."""
+
+    async def __call__(self, tenant: TenantId) -> None: ...
+
+
+@dataclass(slots=True)
+class EdgeServices:
+    """Wired once per replica by serve/app.py."""
+
+    authenticator: Authenticator
+    app_pool: Pool
+    writer_pool: Pool
+    directory: DetectorDirectory
+    advisor: AdvisorStatus
+    enforce_rules: RulesInForce
+    metrics: Metrics
+
+    async def _tenant(self, headers: Headers, scope: str = "read") -> TenantId:
+        tenant, _ = await self.authenticator.tenant_principal(headers, scope)
+        return TenantId(tenant)
+
+    async def events(self, headers: Headers, wanted: EventFilter, limit: int, cursor: str | None) -> dict[str, Any]:
+        """A page of detection events."""
+        async with tenant_transaction(self.app_pool, await self._tenant(headers)) as transaction:
+            page = await search_events(transaction, wanted, limit, cursor)
+        return {"items": [event_view(row) for row in page.items], "next_cursor": page.next_cursor}
+
+    async def incidents(
+        self, headers: Headers, wanted: IncidentFilter, limit: int, cursor: str | None
+    ) -> dict[str, Any]:
+        """A page of incidents."""
+        async with tenant_transaction(self.app_pool, await self._tenant(headers)) as transaction:
+            return asdict(await search_incidents(transaction, wanted, limit, cursor))
+
+    async def incident(self, headers: Headers, incident_id: UUID) -> dict[str, Any]:
+        """One incident with its timeline; WireError 404."""
+        async with tenant_transaction(self.app_pool, await self._tenant(headers)) as transaction:
+            found = await get_incident(transaction, incident_id)
+        return incident_view(_found(found, f"incident {incident_id}"))
+
+    async def advisory(self, headers: Headers, incident_id: UUID) -> dict[str, Any]:
+        """The newest advisory of an incident; WireError 404."""
+        async with tenant_transaction(self.app_pool, await self._tenant(headers)) as transaction:
+            found = await latest(transaction, incident_id)
+        if found is None:
+            raise WireError(404, f"there is no advisory of incident {incident_id}")
+        return {"incident_id": str(incident_id)} | asdict(found) | {"created_at": iso_time(found.created_at)}
+
+    async def logs(self, headers: Headers, wanted: LogFilter, limit: int, cursor: str | None) -> dict[str, Any]:
+        """A page of stored records."""
+        async with tenant_transaction(self.app_pool, await self._tenant(headers)) as transaction:
+            page = await search_logs(transaction, wanted, limit, cursor)
+        return {"items": [log_view(row) for row in page.items], "next_cursor": page.next_cursor}
+
+    async def log(self, headers: Headers, record_id: str) -> dict[str, Any]:
+        """One stored record with its digest; WireError 404 or 422."""
+        tenant = await self._tenant(headers)
+        try:
+            ref = RecordRef.parse(record_id)
+        except ValueError as error:
+            raise WireError(422, str(error)) from error
+        async with tenant_transaction(self.app_pool, tenant) as transaction:
+            found = await get_record(transaction, ref)
+        return log_view(_found(found, f"record {record_id}"))
+
+    async def status(self, headers: Headers) -> dict[str, Any]:
+        """Components and, for a tenant's key, the tenant's counts."""
+        principal = await self.authenticator.principal(headers)
+        components = await self.components()
+        counts = None
+        if principal.tenant is not None and components["postgres"]["ready"]:
+            async with tenant_transaction(self.app_pool, TenantId(principal.tenant)) as transaction:
+                counts = await count_status(transaction)
+        ready = bool(components["postgres"]["ready"] and components["detectors"]["ready"])
+        return {"version": VERSION, "ready": ready, "components": components, "counts": counts}
+
+    async def components(self) -> dict[str, dict[str, Any]]:
+        """Postgres, detectors and advisor, each asked now."""
+        reports = await self.directory.reports()
+        return {
+            "postgres": await self._postgres(),
+            "detectors": {"ready": all(report["state"] == "running" for report in reports), "actors": reports},
+            "advisor": await self.advisor.status(),
+        }
+
+    async def _postgres(self) -> dict[str, Any]:
+        try:
+            async with system_transaction(self.writer_pool) as transaction:
+                await transaction.connection.fetchval("SELECT 1")
+        except StorageUnavailable as error:
+            return {"ready": False, "detail": error.reason}
+        return {"ready": True, "detail": ""}
+
+    async def analyze(self, headers: Headers, incident: dict[str, Any], wait_s: float) -> dict[str, Any]:
+        """An advisory for an incident that the caller brings along; nothing of it is stored."""
+        await self._tenant(headers)
+        return await self.advisor.analyze(incident, wait_s)
+
+    async def render_metrics(self) -> bytes:
+        """The edge's metrics with the detectors' reports, in Prometheus text format."""
+        for report in await self.directory.reports():
+            for name in DETECTOR_GAUGES:
+                if name.removeprefix("detector_") in report:
+                    self.metrics.set(name, report[name.removeprefix("detector_")], actor=report["actor"])
+        advisor = await self.advisor.status()
+        self.metrics.set("llm_ready", float(advisor.get("llm", {}).get("state") == "ready"))
+        return self.metrics.render()
+
+    async def tenants(self, headers: Headers) -> list[dict[str, Any]]:
+        """All tenants, for an administrator."""
+        await self.authenticator.admin(headers)
+        async with system_transaction(self.writer_pool) as transaction:
+            return [_tenant_json(tenant) for tenant in await list_tenants(transaction)]
+
+    async def create_tenant(self, headers: Headers, name: str) -> dict[str, Any]:
+        """Makes a tenant and puts the rule pack in force for it; WireError 409 when the name is taken."""
+        administrator = await self.authenticator.admin(headers)
+        try:
+            tenant = await create_tenant(self.app_pool, name, actor=administrator.key_id)
+        except TenantExists as error:
+            raise WireError(409, str(error)) from error
+        await self.enforce_rules(tenant)
+        return _tenant_json(await self._tenant_named(name))
+
+    async def keys(self, headers: Headers, name: str) -> list[dict[str, Any]]:
+        """A tenant's keys without their secrets."""
+        await self.authenticator.admin(headers)
+        tenant = await self._tenant_named(name)
+        async with tenant_transaction(self.app_pool, tenant.id) as transaction:
+            return [_key_json(key) for key in await list_keys(transaction)]
+
+    async def create_key(self, headers: Headers, name: str, label: str, scopes: list[Scope]) -> dict[str, Any]:
+        """A new key; its text is in the answer and nowhere else."""
+        administrator = await self.authenticator.admin(headers)
+        tenant = await self._tenant_named(name)
+        async with tenant_transaction(self.app_pool, tenant.id) as transaction:
+            new = await create_key(transaction, label, scopes, actor=administrator.key_id)
+            [row] = [key for key in await list_keys(transaction) if key.key_id == new.key_id]
+        return _key_json(row) | {"key": new.secret_text}
+
+    async def revoke_key(self, headers: Headers, name: str, key_id: str) -> None:
+        """Revokes a key; WireError 404 when the tenant has none of that id."""
+        administrator = await self.authenticator.admin(headers)
+        tenant = await self._tenant_named(name)
+        try:
+            async with tenant_transaction(self.app_pool, tenant.id) as transaction:
+                await revoke_key(transaction, key_id, actor=administrator.key_id)
+        except KeyNotFound as error:
+            raise WireError(404, f"tenant {name!r} has no key {key_id!r}") from error
+        self.authenticator.forget()
+
+    async def _tenant_named(self, name: str) -> Tenant:
+        async with system_transaction(self.writer_pool) as transaction:
+            found = await tenant_by_name(transaction, name)
+        if found is None:
+            raise WireError(404, f"there is no tenant {name!r}")
+        return found
+
+
+def _tenant_json(tenant: Tenant) -> dict[str, Any]:
+    return {"tenant_id": str(tenant.id), "name": tenant.name, "created_at": iso_time(tenant.created_at)}
+
+
+def _key_json(key: KeyRow) -> dict[str, Any]:
+    moments = {name: getattr(key, name) for name in ("created_at", "expires_at", "revoked_at")}
+    shown = {"key_id": key.key_id, "label": key.label, "scopes": list(key.scopes)}
+    return shown | {name: None if moment is None else iso_time(moment) for name, moment in moments.items()}
+
+
+def _found(value: dict[str, Any] | None, what: str) -> dict[str, Any]:
+    if value is None:
+        raise WireError(404, f"there is no {what}")
+    return value
