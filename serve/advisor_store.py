@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from detect.record import TenantId
+from serve.views import incident_view
 from store import advisories
 from store.advisories import AdvisoryVersion, AdvisoryWork
 from store.postgres import Pool, system_transaction, tenant_transaction
@@ -68,7 +69,8 @@ class PostgresAdvisoryStore:
 
     async def detail(self, tenant: TenantId, incident_id: UUID) -> dict[str, Any] | None:
         async with tenant_transaction(self._app, tenant) as transaction:
-            return await get_incident(transaction, incident_id)
+            row = await get_incident(transaction, incident_id)
+        return None if row is None else incident_view(row)
 
     async def latest(self, tenant: TenantId, incident_id: UUID) -> AdvisoryVersion | None:
         async with tenant_transaction(self._app, tenant) as transaction:

@@ -26,7 +26,7 @@ from serve.arguments import EdgeArguments
 from serve.auth import Authenticator
 from serve.errors import WireAnswer, WireError, problem
 from serve.ingest import IngestLimits, LogsIngest
-from serve.routes import admin_routes, advisor_routes, read_routes
+from serve.routes import admin_routes, advisor_routes, log_routes, read_routes
 from serve.services import EdgeServices
 from serve.settings import Settings
 from serve.version import VERSION
@@ -176,7 +176,7 @@ def _add_routes(application: FastAPI, services: EdgeServices, ingest: LogsIngest
         """Prometheus text format, with the detectors' counts."""
         return Response(await services.render_metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    for router in (read_routes(services), advisor_routes(services), admin_routes(services)):
+    for router in (read_routes(services), log_routes(services), advisor_routes(services), admin_routes(services)):
         application.include_router(router)
 
 

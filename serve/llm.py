@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import httpx
+import orjson
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
@@ -177,7 +178,7 @@ class OpenAIBackend:
             temporary = status == httpx.codes.TOO_MANY_REQUESTS or status >= httpx.codes.INTERNAL_SERVER_ERROR
             raise BackendUnavailable("unavailable" if temporary else "refused", f"{address} answered {status}")
         try:
-            return json.loads(content)
+            return orjson.loads(content)
         except ValueError as error:
             raise BackendUnavailable("refused", f"{address} answered with something that is not JSON") from error
 

@@ -103,6 +103,13 @@ def read_routes(services: EdgeServices) -> APIRouter:
         """The newest advisory of an incident; every statement cites stored records."""
         return AdvisoryModel(**await services.advisory(request.headers, incident_id))
 
+    return router
+
+
+def log_routes(services: EdgeServices) -> APIRouter:
+    """Stored records, by search and by id."""
+    router = APIRouter(prefix="/api", responses=_PROBLEMS)
+
     @router.get("/logs", tags=["logs"])
     async def logs(
         request: Request,

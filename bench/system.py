@@ -1,0 +1,113 @@
+"""The system under measurement: brought up by its own command line in a process of its own, on a free port."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+_UP_S = 240.0
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """A running installation: its address, a key with all scopes, its first process, and how long it took to start."""
+
+    base_url: str
+    key: str
+    process: psutil.Process
+    started_s: float
+
+    def client(self) -> httpx.Client:
+        """An API client of the default tenant."""
+        return httpx.Client(base_url=self.base_url, headers={"Authorization": f"Bearer {self.key}"}, timeout=60)
+
+    def status(self) -> dict[str, Any]:
+        """GET /api/status."""
+        with self.client() as client:
+            answer: dict[str, Any] = client.get("/api/status").raise_for_status().json()
+            return answer
+
+    def await_judged(self, limit_s: float = 300.0) -> float:
+        """Seconds until every durable batch is judged."""
+        began = time.monotonic()
+        while time.monotonic() - began < limit_s:
+            counts = self.status()["counts"]
+            if counts["judged"] == counts["batches"]:
+                return time.monotonic() - began
+            time.sleep(0.1)
+        raise TimeoutError(f"the detectors did not catch up in {limit_s:.0f} s")
+
+    def processes(self) -> list[psutil.Process]:
+        """The whole family, the owner included."""
+        return [self.process, *self.process.children(recursive=True)]
+
+    def pss_bytes(self) -> int:
+        """Proportional set size of the family: shared pages counted once."""
+        total = 0
+        for process in self.processes():
+            with suppress(psutil.Error):
+                total += process.memory_full_info().pss
+        return total
+
+    def cpu_seconds(self) -> float:
+        """User and system time of the family so far."""
+        total = 0.0
+        for process in self.processes():
+            with suppress(psutil.Error):
+                times = process.cpu_times()
+                total += times.user + times.system
+        return total
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def running_system(llm: str = "none", environment: dict[str, str] | None = None) -> Iterator[System]:
+    """`trustsoc up` in an empty data directory until the block ends."""
+    with tempfile.TemporaryDirectory(prefix="trustsoc-bench-") as folder:
+        directory = Path(folder) / "data"
+        port = free_port()
+        command = [sys.executable, "-m", "cluster.cli", "up", "--data-dir", str(directory), "--port", str(port)]
+        log = (Path(folder) / "up.log").open("wb")
+        began = time.monotonic()
+        up = subprocess.Popen([*command, "--llm", llm], stdout=log, stderr=log, env=os.environ | (environment or {}))
+        try:
+            credentials = _await_credentials(directory, up, Path(folder) / "up.log")
+            started = time.monotonic() - began
+            base_url = f"http://127.0.0.1:{port}"
+            yield System(base_url, credentials, psutil.Process(up.pid), started)
+        finally:
+            up.terminate()
+            up.wait(120)
+            log.close()
+
+
+def _await_credentials(directory: Path, up: subprocess.Popen[bytes], log: Path) -> str:
+    deadline = time.monotonic() + _UP_S
+    while time.monotonic() < deadline:
+        if up.poll() is not None:
+            break
+        with suppress(OSError, ValueError, KeyError):
+            stored = json.loads((directory / "client.json").read_bytes())
+            return str(stored["tenant_keys"][stored["tenant"]])
+        time.sleep(0.05)
+    raise RuntimeError(f"the system did not start: {log.read_text(errors='replace')[-2000:]}")
