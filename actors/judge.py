@@ -53,7 +53,7 @@ class TenantJudge:
     @property
     def open_windows(self) -> bool:
         """Whether time passing would still close a window (a reason for a tick row)."""
-        return False
+        return self._detector is not None and self._detector.open_windows
 
     async def turn(self, shard: int, epoch: int, snapshot_due: Callable[[int, float], bool], now: float) -> Turn:
         """Judges the next batches and commits the judgement under the epoch. Raises Fenced, StorageUnavailable."""

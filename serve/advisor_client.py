@@ -11,6 +11,7 @@ from ray.serve.exceptions import RayServeException
 from serve.errors import WireError
 
 _STATUS_S = 2.0
+_ANSWER_S = 10.0
 
 
 class AdvisorClient:
@@ -29,12 +30,13 @@ class AdvisorClient:
             return {"ready": False, "state": "not answering", "detail": type(error).__name__}
         return status
 
-    async def analyze(self, incident: dict[str, Any], wait_s: float) -> dict[str, Any]:
+    async def analyze(self, incident: dict[str, Any], wait_s: float, cache_salt: str) -> dict[str, Any]:
         """An advisory for a caller's own incident; WireError 503 while the advisor is not there."""
         if self._handle is None:
             raise WireError(503, "this installation runs without an advisor", retry_after_s=60)
         try:
-            answer: dict[str, Any] = await asyncio.wait_for(self._handle.analyze.remote(incident, wait_s), wait_s + 10)
+            asked = self._handle.analyze.remote(incident, wait_s, cache_salt)
+            answer: dict[str, Any] = await asyncio.wait_for(asked, wait_s + _ANSWER_S)
         except (RayError, RayServeException, TimeoutError) as error:
             raise WireError(503, "the advisor does not answer: retry later", retry_after_s=5) from error
         if "invalid" in answer:

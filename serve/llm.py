@@ -217,9 +217,12 @@ class EngineBackend:
         started = time.monotonic()
         try:
             async with asyncio.timeout(deadline_s + _HANDLE_GRACE_S):
-                answer: Generation = await self._handle.generate.remote(
-                    system, user, schema, max_tokens, deadline_s, cache_salt
-                )
+                response = self._handle.generate.remote(system, user, schema, max_tokens, deadline_s, cache_salt)
+                try:
+                    answer: Generation = await response
+                except asyncio.CancelledError:
+                    response.cancel()  # Serve does not do this by itself, and the replica would go on writing
+                    raise
         except BackendUnavailable as error:
             raise BackendUnavailable(error.reason, error.detail) from None  # without Ray's remote traceback
         except TimeoutError as error:

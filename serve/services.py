@@ -50,7 +50,7 @@ class AdvisorStatus(Protocol):
 
     async def status(self) -> dict[str, Any]: ...
 
-    async def analyze(self, incident: dict[str, Any], wait_s: float) -> dict[str, Any]: ...
+    async def analyze(self, incident: dict[str, Any], wait_s: float, cache_salt: str) -> dict[str, Any]: ...
 
 
 class RulesInForce(Protocol):
@@ -149,8 +149,8 @@ class EdgeServices:
 
     async def analyze(self, headers: Headers, incident: dict[str, Any], wait_s: float) -> dict[str, Any]:
         """An advisory for an incident that the caller brings along; nothing of it is stored."""
-        await self._tenant(headers)
-        return await self.advisor.analyze(incident, wait_s)
+        tenant = await self._tenant(headers)
+        return await self.advisor.analyze(incident, wait_s, str(tenant))
 
     async def render_metrics(self) -> bytes:
         """The edge's metrics with the detectors' reports, in Prometheus text format."""

@@ -1,0 +1,238 @@
+"""Correlations over event time: sliding windows, late events in their place, bounded state, nothing but data inside.
+
+A window ends at a match and reaches back by the time span, both ends included. A group fires once when its condition
+is met and is armed again when the span has passed. State is bounded twice: by groups and by contributions of one
+correlation; the group that was touched least recently goes first, and is counted.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from detect.event import Evidence
+from detect.record import Entity, Nanoseconds, NormalizedRecord, RecordRef
+from detect.sigma.group import group_key
+from detect.sigma.rule import SigmaCorrelation
+from detect.sigma.values import texts_of, value_of
+
+MAX_GROUPS = 10_000
+MAX_CONTRIBUTIONS = 50_000
+SPARE_CONTRIBUTIONS = 64
+"""Matches kept beyond the bound of the condition, so that late ones find their neighbours."""
+
+
+class Signal(NamedTuple):
+    """A match handed to correlations: of the rule or correlation `source`, completed by `record`."""
+
+    source: str
+    record: NormalizedRecord
+    evidence: tuple[Evidence, ...]
+    entities: tuple[Entity, ...]
+    group: dict[str, str]
+
+
+class Contribution(NamedTuple):
+    """One match inside a group. Ordered by time, then by place in the journal, then by source."""
+
+    time_ns: Nanoseconds
+    ref: RecordRef
+    source: int
+    value: str
+    evidence: tuple[Evidence, ...]
+    entities: tuple[Entity, ...]
+
+
+class Firing(NamedTuple):
+    """A met condition: the contributions of the window in order, and what was counted."""
+
+    group: dict[str, str]
+    contributions: tuple[Contribution, ...]
+    total: int
+
+
+@dataclass(slots=True)
+class Group:
+    """The contributions of one combination of group-by values, in order, and when the group last fired."""
+
+    contributions: list[Contribution] = field(default_factory=list)
+    fired_ns: Nanoseconds | None = None
+
+
+class CorrelationState:
+    """The live groups of one correlation. `evicted` and `late` count what bounds and lateness cost."""
+
+    def __init__(
+        self,
+        correlation: SigmaCorrelation,
+        fingerprint: str,
+        max_groups: int = MAX_GROUPS,
+        max_contributions: int = MAX_CONTRIBUTIONS,
+    ) -> None:
+        self.correlation = correlation
+        self.fingerprint = fingerprint
+        self.evicted = 0
+        self.late = 0
+        self._max_groups = max_groups
+        self._max_contributions = max_contributions
+        self._groups: OrderedDict[tuple[str, ...], Group] = OrderedDict()
+        self._held = 0
+        self._sweep_ns: Nanoseconds = 0
+        self._positions = {source: position for position, source in enumerate(correlation.sources)}
+
+    @property
+    def group_count(self) -> int:
+        """How many groups are held."""
+        return len(self._groups)
+
+    def observe(self, signal: Signal, watermark_ns: Nanoseconds) -> Firing | None:
+        """Take a match into its group and say whether the condition is met. A match without group values is skipped."""
+        rule, record = self.correlation, signal.record
+        key = group_key(rule, signal.source, record, signal.group)
+        value = self._value(record)
+        if key is None or value is None:
+            return None
+        if record.record.time_ns < watermark_ns - rule.span_ns:
+            self.late += 1
+            return None
+        group = self._groups.get(key)
+        if group is None:
+            group = self._groups[key] = Group()
+        self._groups.move_to_end(key)
+        place = self._insert(group, signal, value)
+        firing = None if place is None else self._judge(key, group, place)
+        self._make_room()
+        return firing
+
+    def _value(self, record: NormalizedRecord) -> str | None:
+        """The value that value_count counts: the texts of its fields; "" for other kinds, None when one is missing."""
+        texts = [next(iter(texts_of(value_of(record, name))), None) for name in self.correlation.value_fields]
+        return None if None in texts else "\x1f".join(text for text in texts if text is not None)
+
+    def _insert(self, group: Group, signal: Signal, value: str) -> int | None:
+        record = signal.record.record
+        entries = group.contributions
+        entry = Contribution(
+            record.time_ns, record.ref, self._positions[signal.source], value, signal.evidence, signal.entities
+        )
+        place = bisect_left(entries, entry[:3], key=lambda item: item[:3])
+        kind = self.correlation.kind
+        if kind == "event_count" and any(item.ref == record.ref for item in entries[max(0, place - 1) : place + 1]):
+            return None  # one record that meets several of the rules is still one event
+        insort(entries, entry, key=lambda item: item[:3])
+        self._held += 1
+        removed = self._trim(entries, entry)
+        if removed is None or removed > place:
+            return place
+        return None if removed == place else place - 1
+
+    def _trim(self, entries: list[Contribution], newest: Contribution) -> int | None:
+        """Forget the oldest contribution of the same sort when there are more than can matter: its former place."""
+        spare = self.correlation.at_least + SPARE_CONTRIBUTIONS
+        match self.correlation.kind:
+            case "event_count":
+                surplus = 0 if len(entries) > spare else None
+            case "value_count":
+                same = [place for place, item in enumerate(entries) if item.value == newest.value]
+                surplus = same[0] if len(same) > 2 else 0 if len(entries) > 2 * spare else None
+            case _:
+                same = [place for place, item in enumerate(entries) if item.source == newest.source]
+                surplus = same[0] if len(same) > SPARE_CONTRIBUTIONS else None
+        if surplus is not None:
+            del entries[surplus]
+            self._held -= 1
+        return surplus
+
+    def _judge(self, key: tuple[str, ...], group: Group, place: int) -> Firing | None:
+        """The first window that holds the new contribution and meets the condition, unless the group just fired."""
+        entries, span = group.contributions, self.correlation.span_ns
+        limit = entries[place].time_ns + span
+        for end in range(place, len(entries)):
+            end_ns = entries[end].time_ns
+            if end_ns > limit:
+                break
+            if group.fired_ns is not None and abs(end_ns - group.fired_ns) <= span:
+                continue
+            start = bisect_left(entries, end_ns - span, key=lambda item: item.time_ns)
+            window = entries[start : end + 1]
+            count = self._count(window)
+            if count >= self.correlation.at_least:
+                group.fired_ns = end_ns
+                return Firing(dict(zip(self.correlation.group_by, key, strict=True)), tuple(window), count)
+        return None
+
+    def _count(self, window: list[Contribution]) -> int:
+        match self.correlation.kind:
+            case "event_count":
+                return len(window)
+            case "value_count":
+                return len({item.value for item in window})
+            case "temporal":
+                return len({item.source for item in window})
+            case "temporal_ordered":
+                reached = 0
+                for item in window:
+                    reached += item.source == reached
+                return reached
+
+    def _make_room(self) -> None:
+        while len(self._groups) > self._max_groups or self._held > self._max_contributions:
+            _, group = self._groups.popitem(last=False)
+            self._held -= len(group.contributions)
+            self.evicted += 1
+
+    def expire(self, watermark_ns: Nanoseconds) -> None:
+        """Drop what no window that can still come reaches. Sweeps all groups at most twice in a span."""
+        if watermark_ns < self._sweep_ns:
+            return
+        span = self.correlation.span_ns
+        self._sweep_ns = watermark_ns + span // 2
+        horizon = watermark_ns - span
+        for key, group in list(self._groups.items()):
+            kept = [item for item in group.contributions if item.time_ns >= horizon]
+            self._held -= len(group.contributions) - len(kept)
+            group.contributions = kept
+            if not kept and (group.fired_ns is None or group.fired_ns < horizon):
+                del self._groups[key]
+
+    def snapshot(self) -> dict[str, Any]:
+        """The state as plain JSON values, groups from the least recently touched on."""
+        return {
+            "fingerprint": self.fingerprint,
+            "evicted": self.evicted,
+            "late": self.late,
+            "sweep_ns": self._sweep_ns,
+            "groups": [
+                [list(key), group.fired_ns, [_dump(item) for item in group.contributions]]
+                for key, group in self._groups.items()
+            ],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """The inverse of snapshot; raises ValueError, KeyError or TypeError for anything else."""
+        groups: OrderedDict[tuple[str, ...], Group] = OrderedDict()
+        for key, fired_ns, contributions in state["groups"]:
+            groups[tuple(map(str, key))] = Group([_load(item) for item in contributions], fired_ns)
+        self._groups = groups
+        self._held = sum(len(group.contributions) for group in groups.values())
+        self.evicted, self.late = int(state["evicted"]), int(state["late"])
+        self._sweep_ns = int(state["sweep_ns"])
+
+
+def _dump(item: Contribution) -> list[Any]:
+    evidence = [[str(entry.ref), entry.digest, entry.time_ns, entry.message] for entry in item.evidence]
+    return [item.time_ns, str(item.ref), item.source, item.value, evidence, [list(entity) for entity in item.entities]]
+
+
+def _load(item: list[Any]) -> Contribution:
+    time_ns, ref, source, value, evidence, entities = item
+    return Contribution(
+        time_ns,
+        RecordRef.parse(ref),
+        source,
+        value,
+        tuple(Evidence(RecordRef.parse(place), digest, at_ns, message) for place, digest, at_ns, message in evidence),
+        tuple(Entity(*entity) for entity in entities),
+    )

@@ -1,0 +1,171 @@
+"""The Sigma detector of one tenant: rules on each record, correlations over their matches, state that can be saved."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from detect.batch import Poison
+from detect.event import DetectionEvent
+from detect.record import NormalizedRecord, TenantId
+from detect.sigma.compiled import CompiledMatcher
+from detect.sigma.correlation import CorrelationState, Signal
+from detect.sigma.event import correlation_event, evidence_of, merged_entities, merged_evidence, rule_event
+from detect.sigma.match import RuleMatcher
+from detect.sigma.rule import RuleSet, SigmaRule
+
+SNAPSHOT_VERSION = 1
+
+
+class SigmaDetector:
+    """Judges records in journal order. Time passes only through `tick`; equal input gives equal events and state."""
+
+    def __init__(
+        self,
+        tenant: TenantId,
+        rules: RuleSet,
+        matcher: Callable[[Sequence[SigmaRule]], RuleMatcher] = CompiledMatcher,
+    ) -> None:
+        self._tenant = tenant
+        self._build_matcher = matcher
+        self._watermark_ns = 0
+        self._faults: dict[tuple[str, str], tuple[Poison, int]] = {}
+        self._states: dict[str, CorrelationState] = {}
+        self.replace_rules(rules)
+
+    @property
+    def rules(self) -> RuleSet:
+        """The rule set in force."""
+        return self._rules
+
+    def observe(self, record: NormalizedRecord) -> list[DetectionEvent]:
+        """The events that this record causes: rules in their order, then the correlations that they complete."""
+        matches = self._matcher.match(record)
+        for fault in self._matcher.take_faults():
+            self._add_fault(record, "sigma", fault.rule_id, fault.error)
+        if not matches:
+            return []
+        events: list[DetectionEvent] = []
+        signals: deque[Signal] = deque()
+        evidence = evidence_of(record)
+        for match in matches:
+            if match.rule.id not in self._rules.silent:
+                events.append(rule_event(self._tenant, match, record, evidence))
+            signals.append(Signal(match.rule.id, record, (evidence,), record.entities, {}))
+        while signals:
+            signal = signals.popleft()
+            for state in self._fed_by.get(signal.source, ()):
+                self._correlate(state, signal, events, signals)
+        return events
+
+    def _correlate(
+        self, state: CorrelationState, signal: Signal, events: list[DetectionEvent], signals: deque[Signal]
+    ) -> None:
+        rule, record = state.correlation, signal.record
+        try:
+            firing = state.observe(signal, self._watermark_ns)
+            if firing is None:
+                return
+            if rule.id not in self._rules.silent:
+                events.append(correlation_event(self._tenant, rule, firing, record))
+            signals.append(Signal(rule.id, record, merged_evidence(firing), merged_entities(firing), firing.group))
+        except Exception as error:  # isolation: one faulty correlation must not stop the others
+            self._add_fault(record, "correlation", rule.id, f"{type(error).__name__}: {error}")
+
+    def tick(self, watermark_ns: int) -> list[DetectionEvent]:
+        """Event time has passed `watermark_ns`: forget what no window can reach. Returns what that causes (nothing:
+        every condition that loads is met by a match, none by the absence of one)."""
+        if watermark_ns > self._watermark_ns:
+            self._watermark_ns = watermark_ns
+            for state in self._states.values():
+                state.expire(watermark_ns)
+        return []
+
+    def take_faults(self) -> list[Poison]:
+        """Rules that raised since the last call: one entry for each, at its first record, with the number of times."""
+        faults, self._faults = self._faults, {}
+        return [
+            poison
+            if count == 1
+            else Poison(
+                poison.seq, poison.position, poison.stage, poison.subject, f"{poison.error} (on {count} records)"
+            )
+            for poison, count in faults.values()
+        ]
+
+    def _add_fault(self, record: NormalizedRecord, stage: Any, rule_id: str, error: str) -> None:
+        ref = record.record.ref
+        first, count = self._faults.get((stage, rule_id), (None, 0))
+        self._faults[stage, rule_id] = (
+            first or Poison(ref.seq, ref.position, stage, rule_id, error[:500]),
+            count + 1,
+        )
+
+    def counters(self) -> dict[str, dict[str, int]]:
+        """For each correlation: groups held, groups evicted by the bound, matches that came too late."""
+        return {
+            rule_id: {"groups": state.group_count, "evicted": state.evicted, "late": state.late}
+            for rule_id, state in self._states.items()
+        }
+
+    def snapshot(self) -> dict[str, Any]:
+        """All state as plain JSON values."""
+        return {
+            "version": SNAPSHOT_VERSION,
+            "watermark_ns": self._watermark_ns,
+            "correlations": {rule_id: state.snapshot() for rule_id, state in self._states.items()},
+        }
+
+    def restore(self, state: object) -> None:
+        """Take over a snapshot. State of correlations that are gone or have changed is left out.
+
+        Raises ValueError when it is no snapshot of this version; then nothing has changed.
+        """
+        if not isinstance(state, dict) or state.get("version") != SNAPSHOT_VERSION:
+            raise ValueError("not a snapshot of the Sigma detector in a version that this program reads")
+        states = self._fresh_states(self._rules)
+        try:
+            for rule_id, saved in state["correlations"].items():
+                fresh = states.get(rule_id)
+                if fresh is not None and fresh.fingerprint == saved["fingerprint"]:
+                    fresh.restore(saved)
+            watermark_ns = int(state["watermark_ns"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"the snapshot of the Sigma detector is damaged: {error}") from error
+        self._watermark_ns = watermark_ns
+        self._adopt(states)
+
+    def replace_rules(self, rules: RuleSet) -> None:
+        """Judge by other rules from now on. Correlations whose text and sources are unchanged keep their state."""
+        states = self._fresh_states(rules)
+        for rule_id, fresh in states.items():
+            held = self._states.get(rule_id)
+            if held is not None and held.fingerprint == fresh.fingerprint:
+                states[rule_id] = held
+        self._rules = rules
+        self._matcher = self._build_matcher(rules.rules)
+        self._adopt(states)
+
+    def _fresh_states(self, rules: RuleSet) -> dict[str, CorrelationState]:
+        fingerprints = _fingerprints(rules)
+        return {rule.id: CorrelationState(rule, fingerprints[rule.id]) for rule in rules.correlations}
+
+    def _adopt(self, states: dict[str, CorrelationState]) -> None:
+        self._states = states
+        self._fed_by: dict[str, list[CorrelationState]] = {}
+        for state in states.values():
+            for source in state.correlation.sources:
+                self._fed_by.setdefault(source, []).append(state)
+
+
+def _fingerprints(rules: RuleSet) -> dict[str, str]:
+    """What each correlation means: its own version and, down to the detection rules, those of its sources."""
+    versions: dict[str, str] = {rule.id: rule.version for rule in rules.rules}
+    fingerprints: dict[str, str] = {}
+    for correlation in rules.correlations:
+        parts = (correlation.version, *(versions[source] for source in correlation.sources))
+        versions[correlation.id] = hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]
+        fingerprints[correlation.id] = versions[correlation.id]
+    return fingerprints

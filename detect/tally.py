@@ -1,0 +1,61 @@
+"""What one batch adds up to while it is applied."""
+
+from __future__ import annotations
+
+from typing import Literal
+from uuid import UUID
+
+from detect.batch import BatchOutput, Poison, Rollup
+from detect.event import DetectionEvent
+from detect.incident import IncidentChange
+from detect.record import NormalizedRecord
+
+Stage = Literal["decode", "normalize", "sigma", "correlation", "rollup", "anomaly", "group"]
+_MAX_ERROR = 500
+
+
+class BatchTally:
+    """Events, rollups, poison and counts of one batch, in the order in which they came about.
+
+    `counts` has records, late, future, unset, events, duplicate_events, rollups and poison; components add theirs.
+    """
+
+    def __init__(self, seq: int) -> None:
+        self.seq = seq
+        self.rollups: list[Rollup] = []
+        self.poison: list[Poison] = []
+        self.counts = {"records": 0, "late": 0, "future": 0, "unset": 0, "duplicate_events": 0}
+        self._events: dict[UUID, DetectionEvent] = {}
+
+    def add_event(self, event: DetectionEvent) -> bool:
+        """Takes an event in; False when the batch has one with the same id, and then it is only counted."""
+        if event.id in self._events:
+            self.counts["duplicate_events"] += 1
+            return False
+        self._events[event.id] = event
+        return True
+
+    def park(self, position: int, stage: Stage, subject: str, error: Exception) -> None:
+        """Records a failure; running out of memory is none of the input's properties, so it is raised again."""
+        if isinstance(error, MemoryError):
+            raise error
+        text = f"{type(error).__name__}: {error}"[:_MAX_ERROR]
+        self.poison.append(Poison(self.seq, position, stage, subject, text))
+
+    def output(
+        self, records: list[NormalizedRecord], incidents: list[IncidentChange], component_counts: dict[str, int]
+    ) -> BatchOutput:
+        """All of it as a value."""
+        self.counts["records"] = len(records)
+        self.counts["events"] = len(self._events)
+        self.counts["rollups"] = len(self.rollups)
+        self.counts["poison"] = len(self.poison)
+        return BatchOutput(
+            seq=self.seq,
+            records=tuple(records),
+            events=tuple(self._events.values()),
+            rollups=tuple(self.rollups),
+            incidents=tuple(incidents),
+            poison=tuple(self.poison),
+            counts={**self.counts, **component_counts},
+        )

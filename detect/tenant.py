@@ -1,0 +1,276 @@
+"""The whole detector of one tenant: journal batches in, everything they change out.
+
+Its state is a function of the batches applied, in the order of `seq`; nothing else (no clock, no order of processes,
+no retry) has a say. Event time passes with the records: the watermark is the latest event time seen less the allowed
+lateness. A record behind the watermark is marked `late`, and is still normalised, matched and stored; correlations
+and rollups say by themselves what they do with it. Every whole minute the watermark passes, windows close, models
+judge them, and idle incidents end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar, Protocol
+from uuid import UUID
+
+import msgspec
+
+from detect.anomaly import AnomalyDetector, AnomalyModel, AnomalySettings
+from detect.batch import Batch, BatchOutput
+from detect.event import DetectionEvent
+from detect.group import GroupingSettings, IncidentGrouper
+from detect.normalize import default_normalizer
+from detect.otlp import DEFAULT_FUTURE_TOLERANCE_NS, decode
+from detect.record import LogRecord, Nanoseconds, NormalizedRecord, TenantId
+from detect.rollup import MINUTE_NS, ClosedWindow, EntityWindows, RollupSettings
+from detect.sigma import RuleSet, SigmaDetector
+from detect.snapshot import pack_snapshot, unpack_snapshot
+from detect.tally import BatchTally
+
+
+class DetectorSettings(msgspec.Struct, frozen=True):
+    """What a tenant can choose, as far as it changes the judgement. Times are nanoseconds.
+
+    `lateness_ns`: how far behind the latest event time a record may come and still count everywhere.
+    `future_tolerance_ns`: how far ahead of its receive time a record may be stamped before it is clamped (detect.otlp).
+    A model's probation belongs to the model: it is what `new_model` makes.
+    """
+
+    lateness_ns: Nanoseconds = 300 * 10**9
+    future_tolerance_ns: Nanoseconds = DEFAULT_FUTURE_TOLERANCE_NS
+    rollup: RollupSettings = msgspec.field(default_factory=RollupSettings)
+    anomaly: AnomalySettings = msgspec.field(default_factory=AnomalySettings)
+    grouping: GroupingSettings = msgspec.field(default_factory=GroupingSettings)
+
+
+class RecordNormalizer(Protocol):
+    """What the detector needs of detect.normalize.Normalizer."""
+
+    def normalize(self, record: LogRecord) -> NormalizedRecord:
+        """The record with its flat view."""
+        ...
+
+
+class RulesControl(msgspec.Struct, tag="rules", tag_field="type", frozen=True):
+    """Control row: from its seq on the rule set with this digest is in force."""
+
+    digest: str
+
+
+class TickControl(msgspec.Struct, tag="tick", tag_field="type", frozen=True):
+    """Control row: event time has come at least to this row's receive time, though no record says so."""
+
+
+_CONTROL = msgspec.json.Decoder(RulesControl | TickControl)
+
+
+class TenantDetector:
+    """Feed every journal row of the tenant, in order, once. Not for use by two threads.
+
+    An exception other than ValueError for a wrong `seq` leaves the detector in an undefined state: restore it.
+    """
+
+    FORMAT: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        tenant: TenantId,
+        resolve_rules: Callable[[str], RuleSet],
+        new_model: Callable[[], AnomalyModel],
+        settings: DetectorSettings | None = None,
+        normalizer: RecordNormalizer | None = None,
+    ) -> None:
+        """`resolve_rules` gives the rule set with a digest, always the same one; LookupError or ValueError when there
+        is none, which parks the control row. Any other error is taken for one that passes, and propagates."""
+        self._tenant = tenant
+        self._resolve_rules = resolve_rules
+        self._new_model = new_model
+        self._normalizer: RecordNormalizer = normalizer or default_normalizer()
+        self.seq = 0
+        self._latest_ns: Nanoseconds = 0
+        self._sigma: SigmaDetector | None = None
+        self._start(settings or DetectorSettings())
+
+    @property
+    def rules_digest(self) -> str:
+        """The rule set in force; empty before the first control row that names one."""
+        return "" if self._sigma is None else self._sigma.rules.digest
+
+    @property
+    def watermark_ns(self) -> Nanoseconds:
+        """Event time up to which records are taken to be complete; 0 before the first record."""
+        return max(0, self._latest_ns - self._settings.lateness_ns)
+
+    @property
+    def open_windows(self) -> bool:
+        """Whether a window waits for time to pass: the reason to give a silent tenant a tick row."""
+        return self._windows.any_open
+
+    def observe(self, batch: Batch) -> BatchOutput:
+        """Applies the next batch; ValueError, and no change, when it is not the next one."""
+        if batch.seq != self.seq + 1:
+            raise ValueError(
+                f"tenant {self._tenant}: batch {batch.seq} cannot follow batch {self.seq}: feed all in order"
+            )
+        tally = BatchTally(batch.seq)
+        lost_before = self._correlation_losses()
+        records: list[NormalizedRecord] = []
+        if batch.kind == "control":
+            self._control(batch, tally)
+        else:
+            for record in self._decoded(batch, tally):
+                normalized = self._observe_record(record, tally)
+                if normalized is not None:
+                    records.append(normalized)
+                self._pass_time(record.time_ns, tally)
+        if self._sigma is not None:
+            tally.poison.extend(self._sigma.take_faults())
+        if batch.kind != "control":  # other rules begin with other counters
+            for name, count in self._correlation_losses().items():
+                tally.counts[name] = count - lost_before[name]
+        self._windows.seal()
+        self.seq = batch.seq
+        return tally.output(records, self._grouper.take_changes(batch.seq), self._component_counts())
+
+    def snapshot(self) -> bytes:
+        """The whole state: the same journal gives the same bytes. `restore` reads it, pack_snapshot says the form."""
+        return pack_snapshot(
+            self.FORMAT,
+            {
+                "tenant": self._tenant.bytes,
+                "seq": self.seq,
+                "latest_ns": self._latest_ns,
+                "settings": msgspec.to_builtins(self._settings),
+                "rules": None if self._sigma is None else self._sigma.rules.digest,
+                "sigma": None if self._sigma is None else self._sigma.snapshot(),
+                "windows": self._windows.snapshot(),
+                "anomaly": self._anomaly.snapshot(),
+                "grouper": self._grouper.snapshot(),
+            },
+        )
+
+    def restore(self, state: bytes) -> None:
+        """Goes on from a snapshot, with the settings and rules in force then.
+
+        ValueError for another tenant's snapshot, another format, damage, or a model that `new_model` does not make;
+        whatever `resolve_rules` raises when the rules then in force are gone. The detector must then be thrown away.
+        """
+        content = unpack_snapshot(self.FORMAT, state)
+        tenant = TenantId(UUID(bytes=content["tenant"]))
+        if tenant != self._tenant:
+            raise ValueError(f"this snapshot is of tenant {tenant}, not of {self._tenant}")
+        self._start(msgspec.convert(content["settings"], DetectorSettings))
+        self._latest_ns = content["latest_ns"]
+        if content["rules"] is not None:
+            self._sigma = SigmaDetector(self._tenant, self._resolve_rules(content["rules"]))
+            self._sigma.restore(content["sigma"])
+        self._windows.restore(content["windows"])
+        self._anomaly.restore(content["anomaly"])
+        self._grouper.restore(content["grouper"])
+        self.seq = content["seq"]
+
+    def _start(self, settings: DetectorSettings) -> None:
+        self._settings = settings
+        self._latest_ns = 0
+        self._sigma = None
+        self._windows = EntityWindows(self._tenant.bytes, settings.rollup)
+        self._anomaly = AnomalyDetector(self._tenant, self._new_model, settings.anomaly)
+        self._grouper = IncidentGrouper(self._tenant, settings.grouping)
+
+    def _control(self, batch: Batch, tally: BatchTally) -> None:
+        try:
+            control = _CONTROL.decode(batch.payload)
+        except msgspec.DecodeError as error:
+            tally.park(-1, "decode", "control", error)
+            return
+        match control:
+            case RulesControl(digest):
+                self._put_in_force(digest, tally)
+            case TickControl():
+                self._pass_time(batch.received_ns, tally)
+
+    def _put_in_force(self, digest: str, tally: BatchTally) -> None:
+        try:
+            rules = self._resolve_rules(digest)
+            if self._sigma is None:
+                self._sigma = SigmaDetector(self._tenant, rules)
+            else:
+                self._sigma.replace_rules(rules)
+        except (LookupError, ValueError) as error:
+            tally.park(-1, "sigma", f"rules {digest}", error)
+
+    def _decoded(self, batch: Batch, tally: BatchTally) -> list[LogRecord]:
+        try:
+            return decode(batch, self._settings.future_tolerance_ns)
+        except Exception as error:  # one batch that nobody can read must not stop the tenant
+            tally.park(-1, "decode", batch.kind, error)
+            return []
+
+    def _observe_record(self, record: LogRecord, tally: BatchTally) -> NormalizedRecord | None:
+        if record.time_ns < self._latest_ns - self._settings.lateness_ns:
+            tally.counts["late"] += 1
+            if not record.time_mark:
+                record = msgspec.structs.replace(record, time_mark="late")
+        elif record.time_mark:
+            tally.counts[record.time_mark] += 1
+        position = record.ref.position
+        try:
+            normalized = self._normalizer.normalize(record)
+        except Exception as error:  # one odd record must not stop the others; it is parked by name
+            tally.park(position, "normalize", "record", error)
+            return None
+        if self._sigma is not None:
+            try:
+                self._add_events(self._sigma.observe(normalized), tally)
+            except Exception as error:  # as above
+                tally.park(position, "sigma", "record", error)
+        try:
+            self._windows.observe(normalized)
+        except Exception as error:  # as above
+            tally.park(position, "rollup", "record", error)
+        return normalized
+
+    def _pass_time(self, time_ns: Nanoseconds, tally: BatchTally) -> None:
+        if time_ns <= self._latest_ns:
+            return
+        minute_before = self.watermark_ns // MINUTE_NS
+        self._latest_ns = time_ns
+        watermark_ns = self.watermark_ns
+        if watermark_ns // MINUTE_NS == minute_before:
+            return
+        if self._sigma is not None:
+            self._add_events(self._sigma.tick(watermark_ns), tally)
+        for closed in self._windows.close(watermark_ns):
+            tally.rollups.append(closed.rollup)
+            self._judge(closed, tally)
+        self._grouper.tick(watermark_ns)
+
+    def _judge(self, closed: ClosedWindow, tally: BatchTally) -> None:
+        try:
+            self._add_events(self._anomaly.observe(closed), tally)
+        except Exception as error:  # one entity's model must not stop the others
+            rollup = closed.rollup
+            tally.park(-1, "anomaly", f"{rollup.entity_kind} {rollup.entity} {rollup.span} {rollup.start_ns}", error)
+
+    def _add_events(self, events: list[DetectionEvent], tally: BatchTally) -> None:
+        for event in events:
+            if not tally.add_event(event):
+                continue
+            try:
+                self._grouper.observe(event, tally.seq)
+            except Exception as error:  # an event that cannot be grouped is still an event
+                tally.park(event.cause.position, "group", f"event {event.id}", error)
+
+    def _correlation_losses(self) -> dict[str, int]:
+        counters = [] if self._sigma is None else list(self._sigma.counters().values())
+        return {f"correlation_{name}": sum(counter[name] for counter in counters) for name in ("evicted", "late")}
+
+    def _component_counts(self) -> dict[str, int]:
+        return {
+            **{f"rollup_{name}": count for name, count in self._windows.take_counts().items()},
+            **{f"anomaly_{name}": count for name, count in self._anomaly.take_counts().items()},
+            **self._grouper.take_counts(),
+        }
+
+
+__all__ = ["DetectorSettings", "RecordNormalizer", "RulesControl", "TenantDetector", "TickControl"]
