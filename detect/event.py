@@ -61,7 +61,9 @@ def event_id(tenant: TenantId, detector: str, rule_id: str, cause: RecordRef, ex
 
     `extra` tells apart events that one record causes for one rule, such as a window or a group.
     """
-    return uuid5(_EVENT_NAMESPACE, "\x1f".join((str(tenant), detector, rule_id, str(cause), extra)))
+    name = "\x1f".join((str(tenant), detector, rule_id, str(cause), extra))
+    # A sender's text may hold lone surrogates, which UTF-8 cannot encode.
+    return uuid5(_EVENT_NAMESPACE, name.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 def severity_rank(severity: Severity) -> int:

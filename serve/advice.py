@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import structlog
 
@@ -29,10 +30,12 @@ _log = structlog.get_logger(__name__)
 
 PLAYBOOKS = 3
 _CACHED_QUERIES = 2048
+_QueryKey = tuple[str, tuple[str, ...]]
+Result = TypeVar("Result")
 
 
 class Retriever(Protocol):
-    """Finds techniques for texts, best first, and playbooks for techniques. Called on a thread; may raise."""
+    """Finds techniques for texts, best first, and playbooks for techniques. Called on one thread; may raise."""
 
     def retrieve(self, queries: Sequence[str], k: int = 10, platforms: Sequence[str] = ()) -> Sequence[Hit]: ...
     def playbooks_for(self, techniques: Sequence[str], k: int = 3) -> Sequence[Playbook]: ...
@@ -44,11 +47,15 @@ class NoEvidence(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """The template advisory and the question to a model about it; None when nothing of it may be asked."""
+    """The template advisory and the question to a model about it; None when nothing of it may be asked.
+
+    `complete` is False when retrieval was too slow; its hits are kept when they come, so a later draft is complete.
+    """
 
     brief: IncidentBrief
     advisory: dict[str, Any]
     question: Question | None
+    complete: bool = True
 
 
 class Adviser:
@@ -65,7 +72,7 @@ class Adviser:
         *,
         delimiter: Callable[[], str],
         remarks: Sequence[str] = (),
-        retrieval_deadline_s: float = 3.0,
+        retrieval_deadline_s: float = 0.6,
         context_tokens: int = CONTEXT_TOKENS,
     ) -> None:
         self._corpus = corpus
@@ -76,7 +83,20 @@ class Adviser:
         self._remarks = tuple(remarks)
         self._retrieval_deadline_s = retrieval_deadline_s
         self._context_tokens = context_tokens
-        self._hits: OrderedDict[tuple[str, tuple[str, ...]], Sequence[Hit]] = OrderedDict()
+        self._hits: OrderedDict[_QueryKey, Sequence[Hit]] = OrderedDict()
+        self._searches: dict[_QueryKey, asyncio.Task[Sequence[Hit]]] = {}
+        self._searcher = ThreadPoolExecutor(1, thread_name_prefix="retriever")
+
+    async def prewarm(self, texts: Iterable[str], platforms: Iterable[tuple[str, ...]]) -> None:
+        """Asks the retriever ahead, such as for a rule pack's candidates.query_text, so that incidents need not wait."""
+        if self._retriever is not None:
+            for wanted in platforms:
+                for text in texts:
+                    await self._found(self._retriever, text, wanted)
+
+    def close(self) -> None:
+        """Lets go of the retriever's thread; searches that have not begun are dropped."""
+        self._searcher.shutdown(wait=False, cancel_futures=True)
 
     async def draft(self, brief: IncidentBrief, fallback_reason: str) -> Draft:
         """The deterministic advisory, valid by the public schema. Raises NoEvidence.
@@ -88,8 +108,13 @@ class Adviser:
         selection = await asyncio.to_thread(select_evidence, brief)
         queries = await asyncio.to_thread(queries_for, brief, selection)
         remarks = list(self._remarks)
-        found, playbooks = await self._retrieved(brief, queries, remarks)
-        return await asyncio.to_thread(self._write, brief, selection, found, playbooks, tuple(remarks), fallback_reason)
+        found, playbooks, complete = await self._retrieved(brief, queries, remarks)
+        mapping = await asyncio.to_thread(map_techniques, brief, selection, self._corpus, found)
+        sources = Sources(self._corpus, self._digest, playbooks, tuple(remarks))
+        advisory = await asyncio.to_thread(write_advisory, brief, selection, mapping, sources, fallback_reason)
+        await asyncio.to_thread(validate, advisory)
+        question = await asyncio.to_thread(ask, brief, selection, advisory, self._delimiter(), self._context_tokens)
+        return Draft(brief, advisory, question, complete)
 
     async def ask_model(self, draft: Draft, deadline_s: float, cache_salt: str) -> dict[str, Any]:
         """The advisory after one question to the model: with its sentence, or the template with the reason why not."""
@@ -117,50 +142,51 @@ class Adviser:
 
     async def _retrieved(
         self, brief: IncidentBrief, queries: Sequence[Query], remarks: list[str]
-    ) -> tuple[list[tuple[Query, Sequence[Hit]]], Sequence[Playbook]]:
-        if self._retriever is None:
-            return [], ()
+    ) -> tuple[list[tuple[Query, Sequence[Hit]]], Sequence[Playbook], bool]:
+        retriever = self._retriever
+        if retriever is None:
+            return [], (), True
         try:
             async with asyncio.timeout(self._retrieval_deadline_s):
-                found = [(query, await self._found(query.text, brief.platforms)) for query in queries]
-                best = [hit.technique_id for _, hits in found for hit in hits[:1]]
-                wanted = [*brief.techniques] or best
-                playbooks = await asyncio.to_thread(self._retriever.playbooks_for, wanted, PLAYBOOKS)
+                hits = await asyncio.gather(*(self._found(retriever, query.text, brief.platforms) for query in queries))
+                wanted = [*brief.techniques] or [hit.technique_id for best in hits for hit in best[:1]]
+                playbooks = await self._searched(retriever.playbooks_for, wanted, PLAYBOOKS)
         except TimeoutError:
-            _log.warning("retrieval_timeout", seconds=self._retrieval_deadline_s)
+            _log.info("retrieval_slow", incident=brief.incident_id, seconds=self._retrieval_deadline_s)
             remarks.append("Retrieval over ATT&CK and the playbooks did not answer in time; only rule tags are shown.")
-            return [], ()
+            return [], (), False
         except Exception:  # whatever the index raises: suggestions are lost, the advisory is not
-            _log.exception("retrieval_failed")
+            _log.exception("retrieval_failed", incident=brief.incident_id)
             remarks.append("Retrieval over ATT&CK and the playbooks failed; only rule tags are shown.")
-            return [], ()
-        return found, playbooks
+            return [], (), True
+        return list(zip(queries, hits, strict=True)), playbooks, True
 
-    async def _found(self, text: str, platforms: tuple[str, ...]) -> Sequence[Hit]:
-        """Rules' titles repeat from incident to incident, so their hits are kept; the corpus never changes here."""
+    async def _found(self, retriever: Retriever, text: str, platforms: tuple[str, ...]) -> Sequence[Hit]:
+        """Rules' titles repeat from incident to incident, so their hits are kept; the corpus never changes here.
+
+        A search that outlives its caller's patience goes on and is kept all the same.
+        """
         key = (text, platforms)
-        if key not in self._hits:
-            assert self._retriever is not None  # noqa: S101 - narrows the type: _retrieved looked
-            self._hits[key] = await asyncio.to_thread(self._retriever.retrieve, [text], RETRIEVED_PER_QUERY, platforms)
-            if len(self._hits) > _CACHED_QUERIES:
-                self._hits.popitem(last=False)
-        self._hits.move_to_end(key)
+        if key in self._hits:
+            self._hits.move_to_end(key)
+            return self._hits[key]
+        if key not in self._searches:
+            search = self._searched(retriever.retrieve, [text], RETRIEVED_PER_QUERY, platforms)
+            self._searches[key] = asyncio.create_task(self._kept(key, search))
+        return await asyncio.shield(self._searches[key])
+
+    async def _kept(self, key: _QueryKey, search: Awaitable[Sequence[Hit]]) -> Sequence[Hit]:
+        try:
+            self._hits[key] = await search
+        finally:
+            del self._searches[key]
+        if len(self._hits) > _CACHED_QUERIES:
+            self._hits.popitem(last=False)
         return self._hits[key]
 
-    def _write(
-        self,
-        brief: IncidentBrief,
-        selection: Selection,
-        found: Sequence[tuple[Query, Sequence[Hit]]],
-        playbooks: Sequence[Playbook],
-        remarks: tuple[str, ...],
-        fallback_reason: str,
-    ) -> Draft:
-        mapping = map_techniques(brief, selection, self._corpus, found)
-        sources = Sources(self._corpus, self._digest, playbooks, remarks)
-        advisory = write_advisory(brief, selection, mapping, sources, fallback_reason)
-        validate(advisory)
-        return Draft(brief, advisory, ask(brief, selection, advisory, self._delimiter(), self._context_tokens))
+    async def _searched(self, search: Callable[..., Result], *arguments: Any) -> Result:
+        """One search at a time: embedding and index use the cores better so, and need not be safe for threads."""
+        return await asyncio.get_running_loop().run_in_executor(self._searcher, search, *arguments)
 
 
 def _judged(draft: Draft, question: Question, text: str, model: str) -> dict[str, Any]:

@@ -41,6 +41,7 @@ class AdvisorSettings:
     batch: int = 20
     llm_deadline_s: float = 60.0
     llm_queue: int = 256
+    retrieval_patience: int = 3
     wait_for_llm_s: float = 15.0
     llm_patience: int = 20
     backoff_s: float = 5.0
@@ -173,6 +174,9 @@ class AdvisorService:
         latest = await self._store.latest(work.tenant, work.incident_id)
         if latest is None or _is_news(draft.advisory, latest.body):
             await self._save(work, draft.advisory)
+        if not draft.complete and work.attempts <= self._settings.retrieval_patience:
+            await self._again_soon(work)
+            return
         self._remember(key, work.revision)
         if waiting is None:
             self._enqueue(key, work, draft)
@@ -207,6 +211,13 @@ class AdvisorService:
             body=body,
         )
         self._counts["written"] += 1
+
+    async def _again_soon(self, work: AdvisoryWork) -> None:
+        """Retrieval goes on by itself meanwhile; the next look finds its hits."""
+        until = self._clock() + timedelta(seconds=self._settings.poll_s)
+        await self._store.postpone(
+            work.tenant, work.incident_id, work.revision, until=until, error="pending: retrieval is slow"
+        )
 
     async def _wait_for_llm(self, work: AdvisoryWork, reason: str) -> None:
         """The incident comes back later and later; after `llm_patience` leases its template is final."""
@@ -272,4 +283,8 @@ def _is_news(template: dict[str, Any], newest: dict[str, Any]) -> bool:
 
 def _facts(body: dict[str, Any]) -> dict[str, Any]:
     """The part of an advisory that no model can touch."""
-    return {key: body[key] for key in ("title", "severity", "timeline", "evidence", "next_checks", "corpus")}
+    kept = ("title", "severity", "timeline", "evidence", "next_checks", "confidence", "corpus")
+    return {key: body[key] for key in kept} | {
+        "techniques": [(item["id"], item["confidence"], item["why"]) for item in body["techniques"]],
+        "actions": [item["id"] for item in body["actions"]],
+    }

@@ -6,6 +6,7 @@ they travel in the environment of the processes (or a Kubernetes Secret), never 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -59,5 +60,7 @@ class Settings(BaseSettings):
 
     @property
     def caches(self) -> Path:
-        """Where derived files live that can be made again."""
-        return self.cache_dir or self.data_dir / "cache"
+        """Where derived files live that can be made again, shared by all data directories of a user."""
+        if self.cache_dir is not None:
+            return self.cache_dir
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trustsoc"

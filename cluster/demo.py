@@ -1,0 +1,196 @@
+"""`trustsoc demo`: a scripted intrusion, through the real collector, into the real cluster, to incident and advisory.
+
+Whatever the demo starts it also stops: the collector, its ingest key, its folder, and the cluster where none ran.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.text import Text
+
+from cluster import render
+from cluster.client import ApiClient, path_segment
+from cluster.command_error import CommandError
+from cluster.credentials import Keyring, ensure_tenant, make_key
+from cluster.data_directory import DataDirectory
+from cluster.demo_watch import DemoWatch
+from cluster.lifecycle import Cluster, Started, running_cluster
+from cluster.progress_lines import ProgressLines
+from cluster.render_advisory import advisory as render_advisory
+from cluster.render_incident import incident as render_incident
+from cluster.stop_signals import StopRequested, StopSignals
+
+DEMO_TENANT = "demo"
+
+_POLL_SECONDS = 0.5
+
+# (seconds to wait before it, name of the log file, line without its end)
+ScriptedLine = tuple[float, str, str]
+
+
+class Tailer(Protocol):
+    """Something that ships the lines which are appended to the files of a folder (agent.collector.Collector)."""
+
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+
+
+# (folder to tail, cluster address, ingest key) -> tailer
+TailerFactory = Callable[[Path, str, str], Tailer]
+
+
+@dataclass(frozen=True)
+class DemoPlan:
+    """What is played and how: the lines, the collector, and how long to wait for the advisory after the last line."""
+
+    lines: Callable[[], Iterable[ScriptedLine]]
+    make_tailer: TailerFactory
+    deadline_seconds: float
+
+
+@dataclass
+class DemoResult:
+    """What came of it. `timings` are seconds since the demo began."""
+
+    incident: dict[str, Any] = field(default_factory=dict)
+    advisory: dict[str, Any] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """The last line of `trustsoc demo --once`."""
+        timings = {name: round(seconds, 2) for name, seconds in self.timings.items()}
+        return {"incident": self.incident, "advisory": self.advisory, "timings": timings}
+
+
+def run_demo(
+    directory: DataDirectory, base_url: str, make_cluster: Callable[[], Cluster], plan: DemoPlan, *, once: bool
+) -> DemoResult:
+    """Plays the demo and shows it. Raises CommandError when no advisory came in time, StopRequested when stopped.
+
+    With `once` progress goes to standard error, so that the caller can end standard output with the JSON; without
+    it the cluster that the demo started runs on until Ctrl-C.
+    """
+    console = render.terminal(sys.stderr if once else sys.stdout)
+    result = DemoResult()
+    finished = False
+    with ProgressLines(console) as progress:
+        try:
+            with _cluster(directory, base_url, make_cluster, progress) as (url, started, signals):
+                result.timings["cluster_ready_s"] = progress.elapsed
+                with _stage(directory, url, plan, signals) as (folder, client):
+                    _play(plan, folder, client, progress, result)
+                    progress.finish()
+                _show(console, result, url, directory, ours=started is not None)
+                finished = True
+                if not once and started is not None:
+                    started.cluster.wait()
+        except StopRequested:
+            if once or not finished:
+                raise
+    return result
+
+
+@contextlib.contextmanager
+def _cluster(
+    directory: DataDirectory, base_url: str, make_cluster: Callable[[], Cluster], progress: ProgressLines
+) -> Iterator[tuple[str, Started | None, StopSignals]]:
+    """The cluster that runs on the data directory, or one that runs for as long as the block."""
+    runtime = directory.running()
+    if runtime is not None:
+        with StopSignals() as signals:
+            progress(f"using the cluster on {runtime.base_url}")
+            yield runtime.base_url, None, signals
+        return
+    with running_cluster(directory, base_url, make_cluster, progress) as started:
+        yield started.base_url, started, started.signals
+
+
+@contextlib.contextmanager
+def _stage(
+    directory: DataDirectory, base_url: str, plan: DemoPlan, signals: StopSignals
+) -> Iterator[tuple[Path, ApiClient]]:
+    """Tenant, ingest key, folder and collector; all but the tenant go when the block ends."""
+    keyring = Keyring(directory, base_url)
+    with contextlib.ExitStack() as stack:
+        admin = stack.enter_context(keyring.admin_client())
+        ensure_tenant(admin, DEMO_TENANT)
+        key = make_key(admin, DEMO_TENANT, "demo collector", ("ingest",))
+        stack.callback(_revoke, admin, str(key.get("key_id")))
+        client = stack.enter_context(keyring.tenant_client(DEMO_TENANT))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trustsoc-demo-")))
+        tailer = plan.make_tailer(folder, base_url, key["key"])
+        stack.callback(tailer.stop)
+        tailer.start()
+        try:
+            yield folder, client
+        finally:
+            signals.begin_stopping()
+
+
+def _revoke(admin: ApiClient, key_id: str) -> None:
+    # The cluster may be what failed; the key then lives on with it, named for what it was.
+    with contextlib.suppress(CommandError):
+        admin.delete(f"/api/admin/tenants/{path_segment(DEMO_TENANT)}/keys/{path_segment(key_id)}")
+
+
+def _play(plan: DemoPlan, folder: Path, client: ApiClient, progress: ProgressLines, result: DemoResult) -> None:
+    watch = DemoWatch(client)
+    progress("playing the intrusion")
+    for delay, name, line in plan.lines():
+        _look_around(delay, watch, progress, result)
+        with (folder / name).open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+        watch.written += 1
+    result.timings["last_line_s"] = progress.elapsed
+    progress("waiting for the incident and its advisory")
+    deadline = time.monotonic() + plan.deadline_seconds
+    while time.monotonic() < deadline:
+        _look_around(_POLL_SECONDS, watch, progress, result)
+        if watch.settled() and (incident := watch.incident()) and (advisory := watch.advisory(incident)):
+            result.timings["advisory_s"] = progress.elapsed
+            result.incident, result.advisory = incident, advisory
+            return
+    raise CommandError(
+        f"no {'advisory' if watch.best else 'incident'} within {plan.deadline_seconds:.0f} s after the last line "
+        f"({watch.summary()}): see `trustsoc status`"
+    )
+
+
+def _look_around(seconds: float, watch: DemoWatch, progress: ProgressLines, result: DemoResult) -> None:
+    """Waits, and meanwhile keeps the shown figures fresh and notes when things were first seen."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        time.sleep(min(left, _POLL_SECONDS))
+        if watch.refresh(time.monotonic()):
+            progress.update(watch.summary())
+            for name, seen in (("first_record_s", watch.stored), ("first_event_s", watch.events)):
+                if seen:
+                    result.timings.setdefault(name, progress.elapsed)
+            if watch.best:
+                result.timings.setdefault("incident_s", progress.elapsed)
+
+
+def _show(console: Console, result: DemoResult, base_url: str, directory: DataDirectory, *, ours: bool) -> None:
+    console.print()
+    console.print(render_incident(result.incident))
+    console.print()
+    console.print(render_advisory(result.advisory))
+    console.print()
+    place = f" --data-dir {directory.path}"
+    hints = [
+        ("look around", f"trustsoc incidents --tenant {DEMO_TENANT}{place}"),
+        ("your own logs", f"trustsoc send /var/log/auth.log{place}"),
+        ("or by OTLP", f"POST {base_url}/v1/logs with a key of: trustsoc key create LABEL{place}"),
+        ("stop", "Ctrl-C" if ours else f"trustsoc down{place}"),
+    ]
+    for what, how in hints:
+        console.print(Text.assemble((f"{what:<15}", "dim"), how), soft_wrap=True)

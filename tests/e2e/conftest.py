@@ -1,0 +1,120 @@
+"""One whole system for the session, brought up by its own command line; every test takes tenants of its own."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import pytest
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+
+from bench.system import System, running_system
+from cluster.llm_setup import llm_support
+
+T = TypeVar("T")
+_names = itertools.count(1)
+PROTOBUF = {"Content-Type": "application/x-protobuf"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.e2e)
+
+
+@pytest.fixture(scope="session")
+def system() -> Iterator[System]:
+    """With the language model where this machine can run it, without it elsewhere."""
+    with running_system(llm="cpu" if llm_support().usable else "none") as running:
+        yield running
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """A tenant of one test: clients with a key that may send and read."""
+
+    name: str
+    key: str
+    client: httpx.Client
+
+    def send(self, body: bytes, **headers: str) -> httpx.Response:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self.client.post("/v1/logs", content=body, headers=PROTOBUF | named)
+
+    def send_lines(self, lines: list[tuple[int, str]], **attributes: str) -> httpx.Response:
+        return self.send(gzip.compress(lines_request(lines, **attributes)), content_encoding="gzip")
+
+    def get(self, path: str, **params: Any) -> Any:
+        answer = self.client.get(path, params=params)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def await_judged(self) -> dict[str, Any]:
+        """The tenant's counts once all that is durable has been judged."""
+        return wait_for(lambda: _judged(self.get("/api/status")["counts"]), "all batches judged")
+
+
+def _judged(counts: dict[str, Any]) -> dict[str, Any] | None:
+    return counts if counts["judged"] == counts["batches"] else None
+
+
+def lines_request(lines: list[tuple[int, str]], **attributes: str) -> bytes:
+    """An OTLP request of (time in ns, line) pairs."""
+    request = ExportLogsServiceRequest()
+    records = request.resource_logs.add().scope_logs.add().log_records
+    for at, line in lines:
+        record = records.add()
+        record.time_unix_nano = at
+        record.body.string_value = line
+        for name, value in attributes.items():
+            attribute = record.attributes.add()
+            attribute.key, attribute.value.string_value = name.replace("_", "."), value
+    return request.SerializeToString()
+
+
+def wait_for(condition: Callable[[], T | None], what: str, seconds: float = 90) -> T:
+    """The first truthy value of the condition."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.1)
+    raise AssertionError(f"not within {seconds:.0f} s: {what}")
+
+
+def admin_headers(system: System) -> dict[str, str]:
+    folder = Path(system.process.cmdline()[system.process.cmdline().index("--data-dir") + 1])
+    return {"Authorization": f"Bearer {json.loads((folder / 'client.json').read_bytes())['admin_key']}"}
+
+
+@pytest.fixture
+def new_tenant(system: System) -> Iterator[Callable[[], Tenant]]:
+    clients: list[httpx.Client] = []
+    admin = httpx.Client(base_url=system.base_url, headers=admin_headers(system), timeout=60)
+
+    def make() -> Tenant:
+        name = f"test-{next(_names)}"
+        assert admin.post("/api/admin/tenants", json={"name": name}).status_code == 201
+        made = admin.post(
+            f"/api/admin/tenants/{name}/keys", json={"label": "test", "scopes": ["ingest", "read"]}
+        ).json()
+        client = httpx.Client(base_url=system.base_url, headers={"Authorization": f"Bearer {made['key']}"}, timeout=60)
+        clients.append(client)
+        return Tenant(name, made["key"], client)
+
+    yield make
+    for client in [*clients, admin]:
+        client.close()
+
+
+@pytest.fixture
+def tenant(new_tenant: Callable[[], Tenant]) -> Tenant:
+    return new_tenant()
