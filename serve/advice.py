@@ -22,7 +22,7 @@ from advise.guard import Plan, Rejected, review
 from advise.knowledge import Corpus, Hit, Playbook, corpus_digest
 from advise.merge import fall_back, merge
 from advise.prompt import CONTEXT_TOKENS, Question, ask
-from advise.select import Selection, select_evidence
+from advise.select import select_evidence
 from advise.template import Sources, write_advisory
 from serve.llm import BackendUnavailable, LLMBackend
 
@@ -87,12 +87,12 @@ class Adviser:
         self._searches: dict[_QueryKey, asyncio.Task[Sequence[Hit]]] = {}
         self._searcher = ThreadPoolExecutor(1, thread_name_prefix="retriever")
 
-    async def prewarm(self, texts: Iterable[str], platforms: Iterable[tuple[str, ...]]) -> None:
-        """Asks the retriever ahead, such as for a rule pack's candidates.query_text, so that incidents need not wait."""
+    async def prewarm(self, texts: Sequence[str], platforms: Iterable[tuple[str, ...]]) -> None:
+        """Asks the retriever ahead, such as about a rule pack (candidates.query_text), so that none waits later."""
+        pairs = [(text, wanted) for wanted in platforms for text in texts]
         if self._retriever is not None:
-            for wanted in platforms:
-                for text in texts:
-                    await self._found(self._retriever, text, wanted)
+            for text, wanted in pairs:
+                await self._found(self._retriever, text, wanted)
 
     def close(self) -> None:
         """Lets go of the retriever's thread; searches that have not begun are dropped."""
@@ -173,6 +173,7 @@ class Adviser:
         if key not in self._searches:
             search = self._searched(retriever.retrieve, [text], RETRIEVED_PER_QUERY, platforms)
             self._searches[key] = asyncio.create_task(self._kept(key, search))
+            self._searches[key].add_done_callback(_noticed)
         return await asyncio.shield(self._searches[key])
 
     async def _kept(self, key: _QueryKey, search: Awaitable[Sequence[Hit]]) -> Sequence[Hit]:
@@ -187,6 +188,12 @@ class Adviser:
     async def _searched(self, search: Callable[..., Result], *arguments: Any) -> Result:
         """One search at a time: embedding and index use the cores better so, and need not be safe for threads."""
         return await asyncio.get_running_loop().run_in_executor(self._searcher, search, *arguments)
+
+
+def _noticed(search: asyncio.Task[Sequence[Hit]]) -> None:
+    """A search that fails after its callers have left is logged here, not lost."""
+    if not search.cancelled() and (error := search.exception()) is not None:
+        _log.warning("search_failed", error=f"{type(error).__name__}: {error}")
 
 
 def _judged(draft: Draft, question: Question, text: str, model: str) -> dict[str, Any]:

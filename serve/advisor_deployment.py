@@ -16,6 +16,8 @@ import structlog
 
 from actors.logs import configure_logs
 from advise.brief import InvalidIncident
+from advise.candidates import query_text
+from detect.sigma import load_rule_set, starter_pack
 from rag_corpus.attack import AttackCorpus
 from rag_corpus.corpus import load_attack_corpus
 from rag_corpus.embedder import MiniLmEmbedder
@@ -37,6 +39,13 @@ logger = structlog.get_logger("advisor")
 _NICENESS = 5
 _RESTART_S = 5.0
 _NO_RETRIEVAL = "Retrieval over ATT&CK and the playbooks is not available; only rule tags are shown."
+
+
+async def _prewarm(adviser: Adviser) -> None:
+    """Looks up the installed rules' titles ahead of their first incident, so that its advisory takes no second."""
+    rules = await asyncio.to_thread(lambda: load_rule_set(starter_pack()).rules)
+    texts = [query_text(rule.title, rule.description) for rule in rules]
+    await adviser.prewarm(texts, [("Linux",), ("Windows",), ()])
 
 
 class AdvisorDeployment:
@@ -93,7 +102,9 @@ class AdvisorDeployment:
             adviser = Adviser(corpus, retriever, self._backend, delimiter=lambda: secrets.token_hex(8), remarks=remarks)
             store = PostgresAdvisoryStore(app, writer)
             self._service = AdvisorService(store, adviser, self._backend, lambda: datetime.now(UTC))
-            await self._service.run()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._service.run())
+                tasks.create_task(_prewarm(adviser))
         finally:
             app.terminate()
             writer.terminate()
