@@ -58,7 +58,7 @@ def send(  # noqa: PLR0913 - every option is a parameter
             with _progress(render.terminal(sys.stderr), quiet=as_json) as sender.watch:
                 sender.send(files)
         finally:
-            _show_counts(sender.counts, as_json=as_json)
+            _show_counts(sender.counts, tenant, as_json=as_json)
     if sender.counts.rejected:
         raise typer.Exit(EXIT_FAILED)
 
@@ -103,7 +103,7 @@ def _check_files(names: list[str]) -> None:
             raise UsageError(f"{name} {what}")
 
 
-def _show_counts(counts: SendCounts, *, as_json: bool) -> None:
+def _show_counts(counts: SendCounts, tenant: str | None, *, as_json: bool) -> None:
     if as_json:
         render.print_json(counts.as_json())
         return
@@ -130,4 +130,5 @@ def _show_counts(counts: SendCounts, *, as_json: bool) -> None:
         table.add_row("empty", f"{counts.reading.empty:,}", "blank lines, left out")
     console.print(table)
     if counts.accepted:
-        console.print("See what was found: trustsoc incidents", style="dim")
+        option = f" --tenant {visible(tenant)}" if tenant else ""
+        console.print(f"See what was found: trustsoc incidents{option}", style="dim")

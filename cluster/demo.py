@@ -32,6 +32,8 @@ from cluster.stop_signals import StopRequested, StopSignals
 DEMO_TENANT = "demo"
 
 _POLL_SECONDS = 0.5
+# The first start builds the corpus, which takes minutes on a slow or busy machine.
+_PREPARATION_SECONDS = 900.0
 
 # (seconds to wait before it, name of the log file, line without its end)
 ScriptedLine = tuple[float, str, str]
@@ -50,7 +52,8 @@ TailerFactory = Callable[[Path, str, str], Tailer]
 
 @dataclass(frozen=True)
 class DemoPlan:
-    """What is played and how: the lines, the collector, and how long to wait for the advisory after the last line."""
+    """What is played and how: the lines, the collector, and how long to wait for the advisory, once the last
+    line is written and the advisor is ready."""
 
     lines: Callable[[], Iterable[ScriptedLine]]
     make_tailer: TailerFactory
@@ -152,9 +155,11 @@ def _play(plan: DemoPlan, folder: Path, client: ApiClient, progress: ProgressLin
         watch.written += 1
     result.timings["last_line_s"] = progress.elapsed
     progress("waiting for the incident and its advisory")
-    deadline = time.monotonic() + plan.deadline_seconds
-    while time.monotonic() < deadline:
+    began = ready_since = time.monotonic()
+    while time.monotonic() - ready_since < plan.deadline_seconds:
         _look_around(_POLL_SECONDS, watch, progress, result)
+        if watch.preparing and time.monotonic() - began < _PREPARATION_SECONDS:
+            ready_since = time.monotonic()
         if watch.settled() and (incident := watch.incident()) and (advisory := watch.advisory(incident)):
             result.timings["advisory_s"] = progress.elapsed
             result.incident, result.advisory = incident, advisory

@@ -9,15 +9,16 @@ from pathlib import Path
 from agent.collector import Collector, CollectorError, CollectorProfile
 from cluster.command_error import CommandError
 from cluster.demo import ScriptedLine
-from cluster.intrusion import HOST, intrusion
+from cluster.intrusion import FILES, HOST, intrusion
 
 
 class DemoCollector:
-    """The real OpenTelemetry Collector on every log file of a folder."""
+    """The real OpenTelemetry Collector on the log files that the intrusion writes."""
 
     def __init__(self, folder: Path, base_url: str, key: str) -> None:
-        # The files appear after the collector, so that each is read from its first line.
-        profile = CollectorProfile((str(folder / "*.log"),), base_url, HOST, start_at="beginning")
+        # The files appear after the collector does, so each is to be read from its first line.
+        files = tuple(str(folder / name) for name in FILES)
+        profile = CollectorProfile(files, base_url, HOST, start_at="beginning")
         self._collector = Collector(profile, key, folder / "collector")
 
     def start(self) -> None:

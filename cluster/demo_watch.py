@@ -18,6 +18,7 @@ class DemoWatch:
     def __init__(self, client: ApiClient) -> None:
         self._client = client
         self._began = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        self.preparing = ""
         self._before = self._counts()
         self._now = dict(self._before)
         self._refreshed = 0.0
@@ -25,6 +26,8 @@ class DemoWatch:
         self._steady = 0
         self.written = 0
         self.best: dict[str, Any] | None = None
+
+    # `preparing` is what the advisor does before it is ready (the first start builds the corpus), empty when it is.
 
     @property
     def stored(self) -> int:
@@ -72,8 +75,9 @@ class DemoWatch:
         return found if found.get("revision", 0) >= incident["revision"] else None
 
     def summary(self) -> str:
-        """The figures as one line."""
-        line = f"{self.written} lines written, {self.stored} records stored, {self.events} events"
+        """The figures as one line, and what the advisor is busy with before it can write."""
+        line = f"the advisor is {visible(self.preparing)}; " if self.preparing else ""
+        line += f"{self.written} lines written, {self.stored} records stored, {self.events} events"
         if self.best is None:
             return line
         stages = " → ".join(visible(tactic) for tactic in self.best.get("tactics") or [])
@@ -83,7 +87,10 @@ class DemoWatch:
         return max(0, self._now.get(name, 0) - self._before.get(name, 0))
 
     def _counts(self) -> dict[str, int]:
-        counts = self._client.get("/api/status").get("counts") or {}
+        status = self._client.get("/api/status")
+        advisor = (status.get("components") or {}).get("advisor") or {}
+        self.preparing = "" if advisor.get("ready") else str(advisor.get("detail") or advisor.get("state") or "")
+        counts = status.get("counts") or {}
         return {name: value for name, value in counts.items() if isinstance(value, int)}
 
 

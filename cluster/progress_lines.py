@@ -24,6 +24,7 @@ class ProgressLines:
         self._step: str | None = None
         self._status: Status | None = None
         self._updated = 0.0
+        self._shown = ""
 
     def __enter__(self) -> Self:
         return self
@@ -56,8 +57,8 @@ class ProgressLines:
         shown = f"{self._step}: {visible(detail)}"
         if self._status is not None:
             self._status.update(Text(shown))
-        elif self.elapsed - self._updated >= _UPDATE_SECONDS:
-            self._updated = self.elapsed
+        elif shown != self._shown and self.elapsed - self._updated >= _UPDATE_SECONDS:
+            self._updated, self._shown = self.elapsed, shown
             self._line(shown)
 
     def finish(self, *, done: bool = True) -> None:

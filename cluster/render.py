@@ -98,8 +98,8 @@ def events(items: Sequence[Any]) -> RenderableType:
     _unbroken(table, 0, 1, 4)
     for item in items:
         what = text(item.get("title"), "bold")
-        what.append(f"\n{visible(item.get('rule_id', ''))}", style="dim")
-        what.append(_technique_suffix(item), style="magenta")
+        if techniques := item.get("techniques"):
+            what.append("\n" + " ".join(visible(technique) for technique in techniques), style="not bold magenta")
         table.add_row(
             utc(item.get("time")),
             severity(item.get("severity")),
@@ -194,12 +194,7 @@ def _logsource(item: dict[str, Any]) -> str:
     source = item.get("logsource", "")
     if isinstance(source, dict):
         return "/".join(str(part) for part in source.values() if part)
-    return str(source)
-
-
-def _technique_suffix(item: dict[str, Any]) -> str:
-    techniques = [visible(technique) for technique in item.get("techniques") or []]
-    return "  " + " ".join(techniques) if techniques else ""
+    return "/".join(part for part in str(source).split("/") if part)
 
 
 def _unbroken(table: Table, *columns: int) -> None:

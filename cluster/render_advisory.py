@@ -44,7 +44,7 @@ def advisory(value: dict[str, Any]) -> RenderableType:
             parts += [Text(), Text(title, "bold underline"), Padding(section, (0, 0, 0, 2))]
     notice = (body.get("corpus") or {}).get("notice")
     if notice:
-        parts += [Text(), text(notice, "dim italic")]
+        parts += [Text(), *(text(line, "dim italic") for line in str(notice).splitlines())]
     return Group(*parts)
 
 
@@ -105,22 +105,23 @@ def _techniques(items: Sequence[Any]) -> RenderableType | None:
 
 
 def _actions(items: Sequence[Any]) -> RenderableType | None:
+    """Numbered through, under the playbook or mitigation that each comes from."""
     if not items:
         return None
     parts: list[RenderableType] = []
     number = 0
-    for phase, members in groupby(items[:_SHOWN_ACTIONS], key=lambda item: item.get("phase") or ""):
-        if phase:
-            parts.append(text(phase.capitalize(), "bold"))
+    for source, members in groupby(items[:_SHOWN_ACTIONS], key=lambda item: item.get("source") or ""):
+        parts.append(text(source, "bold"))
         table = _bullets()
         for item in members:
             number += 1
             line = _cited(shortened(item.get("text", ""), _TEXT_LENGTH), item)
             if item.get("disruptive"):
                 line = Text.assemble(("disruptive ", "bold yellow"), line)
+            if phase := item.get("phase"):
+                line = Text.assemble((f"{visible(phase)}: ", "blue"), line)
             if item.get("suggested_by_model"):
                 line.append(" (the model picked this one)", style="dim")
-            line.append(f"\n{visible(item.get('source', ''))}", style="dim")
             table.add_row(f"{number}.", line)
         parts.append(table)
     return _with_rest(Group(*parts), len(items) - _SHOWN_ACTIONS, "actions")
@@ -133,8 +134,9 @@ def _checks(items: Sequence[Any]) -> RenderableType | None:
     for item in items[:_SHOWN_CHECKS]:
         line = Text.assemble((visible(item.get("technique", "")), "magenta"), " ")
         line.append_text(_cited(shortened(item.get("text", ""), _TEXT_LENGTH), item))
-        if sources := item.get("log_sources"):
-            line.append("\nlogs: " + ", ".join(visible(source) for source in sources), style="dim")
+        unnamed = [source for source in item.get("log_sources") or [] if source not in str(item.get("text"))]
+        if unnamed:
+            line.append("\nlogs: " + ", ".join(visible(source) for source in unnamed), style="dim")
         table.add_row("•", line)
     return _with_rest(table, len(items) - _SHOWN_CHECKS, "checks")
 
@@ -156,8 +158,10 @@ def _notes(body: dict[str, Any]) -> RenderableType | None:
 def _evidence(items: Sequence[Any]) -> RenderableType | None:
     if not items:
         return None
-    table = plain_table("id", "record", "time (UTC)", "what the record says")
-    for column in table.columns[:3]:
+    # Evidence out of the journal goes by the record's own id; a caller's own records have ids beside it.
+    named = any(item.get("id") != item.get("record") for item in items)
+    table = plain_table(*(["id"] if named else []), "record", "time (UTC)", "what the record says")
+    for column in table.columns[:-1]:
         column.no_wrap = True
     for item in items[:_SHOWN_EVIDENCE]:
         if item.get("tainted"):
@@ -166,8 +170,9 @@ def _evidence(items: Sequence[Any]) -> RenderableType | None:
             message = text(shortened(item.get("message", ""), _MESSAGE_LENGTH))
         if redacted := item.get("redacted"):
             message.append(f" (removed: {', '.join(visible(kind) for kind in redacted)})", style="dim")
-        identifier = text(item.get("id", "-"), "cyan")
-        table.add_row(identifier, text(item.get("record", "")), utc(item.get("time")), message)
+        identifier = [text(item.get("id", "-"), "cyan")] if named else []
+        record = text(item.get("record", ""), "" if named else "cyan")
+        table.add_row(*identifier, record, utc(item.get("time")), message)
     return _with_rest(table, len(items) - _SHOWN_EVIDENCE, "records")
 
 

@@ -16,6 +16,7 @@ from cluster.terminal_text import shortened, text, utc, visible
 _PANEL_STYLES = {"critical": "red", "high": "red", "medium": "yellow", "low": "cyan"}
 _SHOWN_RECORDS = 3
 _MESSAGE_LENGTH = 160
+_DATE_LENGTH = len("2026-03-01")
 
 
 class TimelineEntry(NamedTuple):
@@ -98,13 +99,17 @@ def _facts(value: dict[str, Any]) -> Table:
 
 
 def _timeline(timeline: list[dict[str, Any]]) -> Table:
-    table = plain_table("time (UTC)", "stage", "what happened, and why it belongs here")
+    entries = timeline_entries(timeline)
+    days = {moment[:_DATE_LENGTH] for entry in entries for moment in (entry.first_time, entry.last_time)}
+    # What all entries share is said once, above the column.
+    shared = f"{days.pop()} " if len(days) == 1 else ""
+    header = f"{shared.strip()}\ntime (UTC)" if shared else "time (UTC)"
+    table = plain_table(header, "stage", "what happened, and why it belongs here")
     table.columns[0].no_wrap = True
-    table.columns[1].max_width = 20
-    for entry in timeline_entries(timeline):
-        when = Text(entry.first_time)
+    for entry in entries:
+        when = Text(entry.first_time.removeprefix(shared))
         if entry.last_time != entry.first_time:
-            when.append(f"\n{entry.last_time}", style="dim")
+            when.append(f"\n{entry.last_time.removeprefix(shared)}", style="dim")
         what = Text.assemble(severity(entry.severity), "  ", (entry.title, "bold"))
         if entry.repeats > 1:
             what.append(f"  ×{entry.repeats}", style="bold cyan")

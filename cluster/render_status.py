@@ -22,11 +22,11 @@ def status(value: dict[str, Any], base_url: str, tenant: str) -> RenderableType:
     table.columns[0].no_wrap = True
     for name, component in (value.get("components") or {}).items():
         facts = component if isinstance(component, dict) else {"state": component}
-        own = {key: fact for key, fact in facts.items() if not _is_parts(fact)}
+        parts_of = {key: _parts(key, fact) for key, fact in facts.items()}
+        own = {key: fact for key, fact in facts.items() if not parts_of[key]}
         table.add_row(text(name, "bold"), state(_state_of(facts)), _details(own))
-        for part in (part for fact in facts.values() if _is_parts(fact) for part in fact):
-            label, own = _label_of(part)
-            table.add_row(text(f"  {label}"), state(_state_of(own)), _details(own))
+        for label, part in (labelled for key in parts_of for labelled in parts_of[key]):
+            table.add_row(text(f"  {label}"), state(_state_of(part)), _details(part))
     parts: list[RenderableType] = [headline, Text(), table]
     counts = value.get("counts")
     if isinstance(counts, dict) and counts:
@@ -34,13 +34,16 @@ def status(value: dict[str, Any], base_url: str, tenant: str) -> RenderableType:
     return Group(*parts)
 
 
-def _is_parts(fact: Any) -> bool:
-    """Whether a component reports on parts of it, such as the detectors on every actor."""
-    return isinstance(fact, list) and bool(fact) and all(isinstance(part, dict) for part in fact)
+def _parts(name: str, fact: Any) -> list[tuple[str, dict[str, Any]]]:
+    """What a component reports of its parts, by name: the detector on every actor, the language model."""
+    if isinstance(fact, dict) and any(key in fact for key in _STATE_NAMES):
+        return [(visible(name), fact)]
+    if isinstance(fact, list) and all(isinstance(part, dict) for part in fact):
+        return [_labelled(part) for part in fact]
+    return []
 
 
-def _label_of(part: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """What a part is called, and what else it says."""
+def _labelled(part: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     for name in ("name", "actor"):
         if isinstance(part.get(name), str):
             return visible(part[name]), {key: fact for key, fact in part.items() if key != name}

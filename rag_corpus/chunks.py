@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from rag_corpus.attack import AttackCorpus, Technique
 from rag_corpus.attack_text import sentences
 from rag_corpus.embedder import text_key
-from rag_corpus.playbook import Playbook
 
 DESCRIPTION, ANALYTICS, PROCEDURES = "description", "analytics", "procedures"
 
@@ -33,7 +32,7 @@ DEFAULT_LIMITS = ChunkLimits()
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A text to embed. `key` is a technique or playbook id, `id` stands for the text and nothing else."""
+    """A text to embed. `key` is a technique id, `id` stands for the text and nothing else."""
 
     kind: str
     key: str
@@ -77,11 +76,6 @@ def technique_document(corpus: AttackCorpus, technique: Technique) -> str:
         parts += [analytic.text, *analytic.log_sources]
     parts += corpus.procedures.get(technique.id, ())
     return "\n".join(parts)
-
-
-def playbook_chunk(playbook: Playbook) -> Chunk:
-    """A playbook's title and first triage step: what it is for."""
-    return Chunk("playbook", playbook.id, f"{playbook.title}. {playbook.steps[0].text}")
 
 
 def _analytic_texts(technique: Technique) -> list[str]:

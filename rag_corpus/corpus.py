@@ -103,15 +103,15 @@ def _procedures(newest: AttackRelease, releases: Iterable[AttackRelease]) -> dic
     texts: dict[tuple[str, str], str] = {}
     for release in releases:
         for link in release.procedures:
-            target = _successor(link.target, newest)
-            if target not in live:
+            target = live.get(_successor(link.target, newest))
+            if target is None or texts.get((target, link.source)):
                 continue
-            text = one_line(link.description)
-            if text:
-                texts.setdefault((live[target], link.source), text)
+            texts[target, link.source] = one_line(link.description)
     found: dict[str, list[str]] = {}
     for technique_id, source in sorted(texts):
-        found.setdefault(technique_id, []).append(texts[technique_id, source])
+        text = texts[technique_id, source]
+        if text:
+            found.setdefault(technique_id, []).append(text)
     return {technique_id: tuple(dict.fromkeys(items)) for technique_id, items in found.items()}
 
 

@@ -1,4 +1,4 @@
-"""Builds the vector index from corpus and playbooks: embed what changed, fill a version aside, check it, switch."""
+"""Builds the vector index from the corpus: embed what changed, fill a version aside, check it, switch."""
 
 from __future__ import annotations
 
@@ -18,13 +18,12 @@ from rag_corpus.chunks import (
     Chunk,
     ChunkLimits,
     chosen_procedures,
-    playbook_chunk,
     technique_chunks,
     technique_document,
 )
 from rag_corpus.embedder import Embedder, EmbeddingCache, Vectors, normalised
 from rag_corpus.playbook import Playbook
-from rag_corpus.retriever import KEYWORDS, PASSAGES, PLAYBOOK_KIND, PURPOSE, TECHNIQUE_KIND, Retriever
+from rag_corpus.retriever import KEYWORDS, PASSAGES, TECHNIQUE_KIND, Retriever
 from rag_corpus.ridge import RidgeHead, fit_ridge
 from rag_corpus.sparse import SparseVector, document_vector, tokens
 from rag_corpus.vector_index import PUBLIC_TENANT, IndexLayout, IndexPoint, VectorIndex, point_id
@@ -39,17 +38,20 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class IndexReport:
-    """What `build_index` did. `ridge` is what the retriever needs beside the index (None for an empty corpus);
-    `smoke_recall` the share of unseen report sentences whose technique came among the first ten (None: not asked)."""
+    """What `build_index` did.
+
+    `outdated` names techniques of playbooks that this release no longer has (`PB-NAME: T1234`). `ridge` is what the
+    retriever needs beside the index, None for an empty corpus. `smoke_recall` is the share of unseen report sentences
+    whose technique came among the first ten, None when nothing was built.
+    """
 
     version: str
     corpus_version: str
     rebuilt: bool
     techniques: int
-    playbooks: int
+    outdated: tuple[str, ...]
     chunks: int
     embedded: int
-    points: int
     smoke_recall: float | None
     ridge: RidgeHead | None
 
@@ -63,25 +65,24 @@ def build_index(
     progress: Progress,
     limits: ChunkLimits = DEFAULT_LIMITS,
 ) -> IndexReport:
-    """Make `index` serve exactly this corpus and these playbooks; a second call with the same input does nothing.
+    """Make `index` serve exactly this corpus; a second call with the same input does nothing.
 
+    Playbooks are found by their techniques, so they are only checked against the corpus: see `IndexReport.outdated`.
     Vectors and the ridge head are kept in `cache_dir`, which other data directories may share; None keeps nothing.
     `progress(stage, done, total)` is called with stages embed, fit, store and check. The new version becomes active
     only after its points are counted and it answers a smoke test (CorpusError otherwise, and the version before
     stays active). Raises what embedder and index raise.
     """
     chunks = list(technique_chunks(corpus, limits))
-    playbook_chunks = [playbook_chunk(playbook) for playbook in playbooks]
-    version = _version(corpus, [*chunks, *playbook_chunks], embedder)
+    version = _version(corpus, chunks, embedder)
     report = IndexReport(
         version=version,
         corpus_version=corpus.version,
         rebuilt=False,
         techniques=len(corpus.techniques),
-        playbooks=len(playbooks),
-        chunks=len(chunks) + len(playbook_chunks),
+        outdated=_outdated(corpus, playbooks),
+        chunks=len(chunks),
         embedded=0,
-        points=len(corpus.techniques) + len(playbooks),
         smoke_recall=None,
         ridge=None,
     )
@@ -90,9 +91,9 @@ def build_index(
     if is_active and ridge_path is not None and (kept := RidgeHead.load(ridge_path)) is not None:
         return replace(report, ridge=kept)
 
-    vectors, smoke, embedded = _embed(corpus, [*chunks, *playbook_chunks], embedder, cache_dir, limits, progress)
+    vectors, smoke, embedded = _embed(corpus, chunks, embedder, cache_dir, limits, progress)
     progress("fit", 0, 1)
-    ridge = fit_ridge(vectors[: len(chunks)], [chunk.key for chunk in chunks]) if chunks else None
+    ridge = fit_ridge(vectors, [chunk.key for chunk in chunks]) if chunks else None
     if ridge is not None and ridge_path is not None:
         ridge.save(ridge_path)
     progress("fit", 1, 1)
@@ -100,10 +101,10 @@ def build_index(
     if is_active:
         return report
 
-    points = _points(corpus, chunks, playbook_chunks, vectors)
-    count = index.build(version, _layout(embedder), points, lambda done: progress("store", done, report.points))
-    if count != report.points:
-        raise CorpusError(f"version {version} holds {count} points instead of {report.points}")
+    points = _points(corpus, chunks, vectors)
+    count = index.build(version, _layout(embedder), points, lambda done: progress("store", done, report.techniques))
+    if count != report.techniques:
+        raise CorpusError(f"version {version} holds {count} points instead of {report.techniques}")
     recall = _check(Retriever(corpus, (), smoke, index, ridge, version), smoke.pairs, progress)
     index.promote(version)
     return replace(report, rebuilt=True, smoke_recall=recall)
@@ -146,6 +147,15 @@ def _check(retriever: Retriever, pairs: Sequence[tuple[str, str]], progress: Pro
     return recall
 
 
+def _outdated(corpus: AttackCorpus, playbooks: Sequence[Playbook]) -> tuple[str, ...]:
+    return tuple(
+        f"{playbook.id}: {technique}"
+        for playbook in playbooks
+        for technique in playbook.techniques
+        if corpus.techniques and corpus.current_id(technique) is None
+    )
+
+
 def _smoke_sentences(corpus: AttackCorpus, limits: ChunkLimits) -> list[tuple[str, str]]:
     """(technique, report sentence) pairs that are not embedded as chunks, spread over techniques, always the same."""
     pairs: list[tuple[str, str, str]] = []
@@ -157,9 +167,7 @@ def _smoke_sentences(corpus: AttackCorpus, limits: ChunkLimits) -> list[tuple[st
     return [(technique, text) for _, technique, text in sorted(pairs)[:_SMOKE_QUERIES]]
 
 
-def _points(
-    corpus: AttackCorpus, chunks: Sequence[Chunk], playbook_chunks: Sequence[Chunk], vectors: Vectors
-) -> Iterable[IndexPoint]:
+def _points(corpus: AttackCorpus, chunks: Sequence[Chunk], vectors: Vectors) -> Iterable[IndexPoint]:
     rows: dict[tuple[str, str], list[int]] = {}
     for row, chunk in enumerate(chunks):
         rows.setdefault((chunk.key, chunk.kind), []).append(row)
@@ -170,9 +178,6 @@ def _points(
         dense = {PASSAGES: _passages(key, rows, vectors)}
         sparse: Mapping[str, SparseVector] = {KEYWORDS: document_vector(document, average)}
         yield IndexPoint(point_id(PUBLIC_TENANT, TECHNIQUE_KIND, key), PUBLIC_TENANT, dense, sparse)
-    for row, chunk in enumerate(playbook_chunks, start=len(chunks)):
-        identity = point_id(PUBLIC_TENANT, PLAYBOOK_KIND, chunk.key)
-        yield IndexPoint(identity, PUBLIC_TENANT, {PURPOSE: vectors[row]})
 
 
 def _passages(key: str, rows: Mapping[tuple[str, str], Sequence[int]], vectors: Vectors) -> Vectors:
@@ -186,7 +191,7 @@ def _passages(key: str, rows: Mapping[tuple[str, str], Sequence[int]], vectors: 
 
 
 def _layout(embedder: Embedder) -> IndexLayout:
-    return IndexLayout(embedder.dimension, single=(PURPOSE,), multiple=(PASSAGES,), sparse=(KEYWORDS,))
+    return IndexLayout(embedder.dimension, single=(), multiple=(PASSAGES,), sparse=(KEYWORDS,))
 
 
 def _version(corpus: AttackCorpus, chunks: Sequence[Chunk], embedder: Embedder) -> str:

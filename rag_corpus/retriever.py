@@ -16,8 +16,8 @@ from rag_corpus.ridge import RidgeHead
 from rag_corpus.sparse import query_vector
 from rag_corpus.vector_index import PUBLIC_TENANT, IndexSearch, VectorIndex, point_id
 
-TECHNIQUE_KIND, PLAYBOOK_KIND = "technique", "playbook"
-KEYWORDS, PASSAGES, PURPOSE = "text", "passages", "purpose"
+TECHNIQUE_KIND = "technique"
+KEYWORDS, PASSAGES = "text", "passages"
 
 # Fused with equal weight. Measured on report sentences and rule titles: one search over all passages of a technique
 # does as well as one each for descriptions, analytics and procedures, at a third of the cost.
@@ -28,7 +28,6 @@ _MAXIMUM_QUERIES = 9
 _MAXIMUM_QUERY_CHARACTERS = 2_000
 _FOUND_WITHIN = 20
 _NUMBER = re.compile(r"\d+")
-_PLAYBOOK_SIMILARITY = 0.35
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +54,9 @@ class Retriever:
     ) -> None:
         self._corpus = corpus
         self._playbooks = {playbook.id: playbook for playbook in playbooks}
+        self._covered = {
+            playbook.id: tuple(filter(None, map(corpus.current_id, playbook.techniques))) for playbook in playbooks
+        }
         self._embedder = embedder
         self._index = index
         self._version = version
@@ -110,28 +112,17 @@ class Retriever:
 
     def playbooks_for(self, techniques: Sequence[str], k: int = 3) -> list[Playbook]:
         """Playbooks for techniques given in order of weight: those that name them, then those that name a parent or
-        sibling, and when none does, the one whose purpose reads most alike."""
+        sibling. None for techniques no playbook covers: the one that reads most alike was measured to be misleading.
+        """
         wanted = [current for technique in techniques if (current := self._corpus.current_id(technique))]
         ranked: dict[str, float] = {}
         for place, technique in enumerate(dict.fromkeys(wanted)):
-            for playbook in self._playbooks.values():
-                affinity = _affinity(technique, playbook.techniques)
+            for key, covered in self._covered.items():
+                affinity = _affinity(technique, covered)
                 if affinity:
-                    ranked[playbook.id] = ranked.get(playbook.id, 0.0) + affinity / (1 + place)
-        if not ranked and wanted and k > 0:
-            return self._most_alike(wanted[0])
+                    ranked[key] = ranked.get(key, 0.0) + affinity / (1 + place)
         order = sorted(ranked, key=lambda key: (-ranked[key], key))
-        return [self._playbooks[key] for key in order[:k]]
-
-    def _most_alike(self, technique_id: str) -> list[Playbook]:
-        technique = self._corpus.techniques[technique_id]
-        vector = self._embedder.embed([f"{technique.name}: {technique.description[:300]}"])[0]
-        search = IndexSearch(PURPOSE, limit=1, dense=vector)
-        by_point = {point_id(PUBLIC_TENANT, PLAYBOOK_KIND, key): key for key in self._playbooks}
-        for point, score in self._index.search([search], PUBLIC_TENANT, self._version)[0]:
-            if score >= _PLAYBOOK_SIMILARITY and point in by_point:
-                return [self._playbooks[by_point[point]]]
-        return []
+        return [self._playbooks[key] for key in order[: max(k, 0)]]
 
     def _searches(self, queries: Sequence[str], vectors: Vectors) -> tuple[list[IndexSearch], list[tuple[str, int]]]:
         searches: list[IndexSearch] = []

@@ -27,8 +27,9 @@ class IndexLayout:
 
 @dataclass(frozen=True, slots=True)
 class IndexPoint:
-    """One technique or playbook. `dense` values are (dimension,) for single and (n, dimension) for multiple vectors;
-    a search by a vector finds only points that have it. `tenant` is whose it is, `public` for everyone's."""
+    """One thing to find, such as a technique. `dense` values are (dimension,) for single and (n, dimension) for
+    multiple vectors; a search by a vector finds only points that have it. `tenant` is whose it is, `public` for
+    everyone's."""
 
     id: str
     tenant: str

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from store.local_search import LocalSnapshot, read_snapshot
 
 PUBLIC_TENANT = "public"
 _UPSERT_BATCH = 64
+_LOCK_FILE = "in-use.lock"
 _BUSY_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 
 
@@ -87,10 +89,11 @@ class QdrantIndex:
     asyncio run them in a thread. Raises VectorIndexError, VectorIndexUnavailable, VectorIndexLocked.
     """
 
-    def __init__(self, client: QdrantClient, name: str, *, local: bool) -> None:
+    def __init__(self, client: QdrantClient, name: str, *, local: bool, folder_lock: BinaryIO | None = None) -> None:
         self._client = client
         self._name = name
         self._local = local
+        self._folder_lock = folder_lock
         self._lock = threading.Lock()
         self._snapshots: dict[str, LocalSnapshot] = {}
 
@@ -98,11 +101,13 @@ class QdrantIndex:
     def open_folder(cls, path: Path, name: str = "knowledge") -> QdrantIndex:
         """Qdrant inside this process, stored in `path`. Raises VectorIndexLocked when another process has it open."""
         path.mkdir(parents=True, exist_ok=True)
+        folder_lock = _locked(path)
         try:
             client = QdrantClient(path=str(path), force_disable_check_same_thread=True)
-        except RuntimeError as error:
-            raise VectorIndexLocked(f"{path} is in use by another process: stop it, or use a Qdrant server") from error
-        return cls(client, name, local=True)
+        except (RuntimeError, ValueError, OSError) as error:
+            folder_lock.close()
+            raise VectorIndexError(f"cannot open the Qdrant folder {path}: {error}") from error
+        return cls(client, name, local=True, folder_lock=folder_lock)
 
     @classmethod
     def in_memory(cls, name: str = "knowledge") -> QdrantIndex:
@@ -196,6 +201,9 @@ class QdrantIndex:
         """Release the folder's lock or the connections; the index cannot be used afterwards."""
         with self._lock:
             self._client.close()
+            self._snapshots.clear()
+            if self._folder_lock is not None:
+                self._folder_lock.close()
 
     def _search_snapshot(
         self, searches: Sequence[Search], visible: Sequence[str], version: str | None
@@ -274,6 +282,17 @@ class QdrantIndex:
             raise kind(f"Qdrant refused to {doing}: {error.status_code} {error.reason_phrase}") from error
         except (ApiException, ValueError, RuntimeError, KeyError) as error:
             raise VectorIndexError(f"cannot {doing}: {error}") from error
+
+
+def _locked(path: Path) -> BinaryIO:
+    """Hold `path` for this process. Qdrant locks it as well, but leaks an open file whenever that fails."""
+    file = (path / _LOCK_FILE).open("wb")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise VectorIndexLocked(f"{path} is in use by another process: stop it, or use a Qdrant server") from error
+    return file
 
 
 def _stored(point: Point) -> models.PointStruct:

@@ -148,7 +148,7 @@ class CorrelationState:
     def _judge(self, key: tuple[str, ...], group: Group, place: int) -> Firing | None:
         """The first window that holds the new contribution and meets the condition, unless the group just fired."""
         entries, span = group.contributions, self.correlation.span_ns
-        limit = entries[place].time_ns
+        limit = entries[place].time_ns + span
         for end in range(place, len(entries)):
             end_ns = entries[end].time_ns
             if end_ns > limit:

@@ -12,8 +12,10 @@ import pytest
 from serve.llm import BackendUnavailable, EngineState, Generation, LLMBackend
 from tests.contract.llm.incident_prompts import SYSTEM, prompt, schema
 
+pytestmark = pytest.mark.timeout(900)
+
 MOST_TOKENS = 400
-DEADLINE_S = 120.0
+DEADLINE_S = 300.0
 
 
 @pytest.fixture(

@@ -43,14 +43,14 @@ async def until_busy(process: int) -> None:
 
 async def test_ten_incidents_get_ten_valid_compact_answers(engine: Engine) -> None:
     for number in range(10):
-        answer = await engine.generate(SYSTEM, prompt(number), schema(longest=100), 200, 120.0, "tenant-1")
+        answer = await engine.generate(SYSTEM, prompt(number), schema(longest=100), 200, 300.0, "tenant-1")
         jsonschema.validate(json.loads(answer.text), schema(longest=100))
         assert answer.text.startswith('{"technique":"T1')
         assert "\n" not in answer.text
 
 
 async def test_the_same_question_gets_the_same_answer_whoever_asks(engine: Engine) -> None:
-    answers = [await engine.generate(SYSTEM, prompt(3), schema(), 30, 120.0, salt) for salt in ("", "a", "b")]
+    answers = [await engine.generate(SYSTEM, prompt(3), schema(), 30, 300.0, salt) for salt in ("", "a", "b")]
     assert len({answer.text for answer in answers}) == 1
     assert answers[0].truncated
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rag_corpus.attack import ATTACK_NOTICE, Analytic, AttackCorpus, Technique
+from rag_corpus.corpus import load_attack_corpus
 from rag_corpus.embedder import Vectors, normalised
 from rag_corpus.sparse import tokens
 
@@ -55,6 +56,12 @@ PROCEDURES = {
     "T1110.001": ("Emotet guessed passwords with a list of common ones.",),
     "T1486": ("Conti encrypts files with a separate key for each one.",),
 }
+
+
+@pytest.fixture(scope="session")
+def attack_corpus() -> AttackCorpus:
+    """The installed packages' corpus."""
+    return load_attack_corpus()
 
 
 @pytest.fixture

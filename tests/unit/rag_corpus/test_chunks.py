@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from rag_corpus.attack import AttackCorpus
 from rag_corpus.chunks import ChunkLimits, chosen_procedures, opening, technique_chunks, technique_document
-from rag_corpus.corpus import load_attack_corpus
 
 
 def test_every_technique_has_its_opening_under_its_name(small_corpus: AttackCorpus) -> None:
@@ -14,8 +13,8 @@ def test_every_technique_has_its_opening_under_its_name(small_corpus: AttackCorp
     assert openings["T1053.003"] == "Cron: Abuse of the cron utility through crontab files."
 
 
-def test_an_opening_keeps_whole_sentences_within_its_length() -> None:
-    technique = load_attack_corpus().techniques["T1110.001"]
+def test_an_opening_keeps_whole_sentences_within_its_length(attack_corpus: AttackCorpus) -> None:
+    technique = attack_corpus.techniques["T1110.001"]
     text = opening(technique, 300)
     assert text.startswith("Password Guessing: Adversaries with no prior knowledge")
     assert text.endswith(".")
@@ -38,8 +37,8 @@ def test_a_chunk_id_stands_for_its_text(small_corpus: AttackCorpus) -> None:
     assert len({chunk.id for chunk in first}) == len({chunk.text for chunk in first})
 
 
-def test_the_packaged_corpus_stays_within_the_budget_of_a_minute() -> None:
-    chunks = list(technique_chunks(load_attack_corpus(), ChunkLimits()))
+def test_the_packaged_corpus_stays_within_the_budget_of_a_minute(attack_corpus: AttackCorpus) -> None:
+    chunks = list(technique_chunks(attack_corpus, ChunkLimits()))
     assert 6_000 < len(chunks) < 7_500
     assert sum(len(chunk.text) for chunk in chunks) < 1_100_000
 

@@ -12,9 +12,9 @@ from rag_corpus.corpus import load_attack_corpus
 from rag_corpus.packaged import COMPACT_PACKAGE, PROSE_PACKAGE, ReleaseCounts, read_compact, verify_counts
 
 
-@pytest.fixture(scope="module")
-def corpus() -> AttackCorpus:
-    return load_attack_corpus()
+@pytest.fixture
+def corpus(attack_corpus: AttackCorpus) -> AttackCorpus:
+    return attack_corpus
 
 
 def test_all_live_techniques_of_the_newest_release_are_there(corpus: AttackCorpus) -> None:

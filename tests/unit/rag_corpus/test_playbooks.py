@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from rag_corpus.corpus import load_attack_corpus
+from rag_corpus.attack import AttackCorpus
 from rag_corpus.playbook import PHASES, Playbook, PlaybookError, load_playbooks, read_playbook
 
 PLAYBOOKS = load_playbooks()
@@ -29,11 +29,10 @@ def test_there_are_enough_of_them_and_each_id_is_unique() -> None:
     assert len({playbook.id for playbook in PLAYBOOKS}) == len(PLAYBOOKS)
 
 
-def test_every_technique_is_live_in_the_installed_release() -> None:
-    corpus = load_attack_corpus()
+def test_every_technique_is_live_in_the_installed_release(attack_corpus: AttackCorpus) -> None:
     for playbook in PLAYBOOKS:
         for technique in playbook.techniques:
-            assert corpus.current_id(technique) == technique, f"{playbook.id} names {technique}"
+            assert attack_corpus.current_id(technique) == technique, f"{playbook.id} names {technique}"
 
 
 @pytest.mark.parametrize("playbook", PLAYBOOKS, ids=lambda playbook: playbook.id)
@@ -57,11 +56,13 @@ def test_steps_are_short_and_numbered_through(playbook: Playbook) -> None:
         assert step.text[-1] in ".!?"
 
 
-@pytest.mark.parametrize(
-    "technique",
-    "T1110.001 T1078 T1505.003 T1190 T1053.003 T1136.001 T1548.003 T1059.004 T1105 T1003.001 T1059.001 T1021.002 T1486 "
-    "T1070.002 T1041 T1496 T1071.004 T1543.002".split(),
-)
+COMMON = """
+T1110.001 T1078 T1505.003 T1190 T1053.003 T1136.001 T1548.003 T1059.004 T1105 T1003.001 T1059.001 T1021.002 T1486
+T1070.002 T1041 T1496 T1071.004 T1543.002
+"""
+
+
+@pytest.mark.parametrize("technique", COMMON.split())
 def test_the_common_techniques_have_a_playbook(technique: str) -> None:
     assert any(technique in playbook.techniques for playbook in PLAYBOOKS)
 
