@@ -21,7 +21,7 @@ from cluster import render
 from cluster.client import ApiClient, path_segment
 from cluster.command_error import CommandError
 from cluster.credentials import Keyring, ensure_tenant, make_key
-from cluster.data_directory import DataDirectory
+from cluster.data_directory import DataDirectory, default_data_directory
 from cluster.demo_watch import DemoWatch
 from cluster.lifecycle import Cluster, Started, running_cluster
 from cluster.progress_lines import ProgressLines
@@ -92,7 +92,7 @@ def run_demo(
                 with _stage(directory, url, plan, signals) as (folder, client):
                     _play(plan, folder, client, progress, result)
                     progress.finish()
-                _show(console, result, url, directory, ours=started is not None)
+                _show(console, result, url, directory, _how_to_go_on(once, started))
                 finished = True
                 if not once and started is not None:
                     started.cluster.wait()
@@ -184,18 +184,26 @@ def _look_around(seconds: float, watch: DemoWatch, progress: ProgressLines, resu
                 result.timings.setdefault("incident_s", progress.elapsed)
 
 
-def _show(console: Console, result: DemoResult, base_url: str, directory: DataDirectory, *, ours: bool) -> None:
+def _how_to_go_on(once: bool, started: Started | None) -> tuple[str, str]:
+    if started is None:
+        return "stop", "trustsoc down"
+    return ("start it again", "trustsoc up") if once else ("stop", "Ctrl-C")
+
+
+def _show(
+    console: Console, result: DemoResult, base_url: str, directory: DataDirectory, last_hint: tuple[str, str]
+) -> None:
     console.print()
     console.print(render_incident(result.incident))
     console.print()
     console.print(render_advisory(result.advisory))
     console.print()
-    place = f" --data-dir {directory.path}"
+    place = "" if directory.path == default_data_directory().absolute() else f" --data-dir {directory.path}"
     hints = [
         ("look around", f"trustsoc incidents --tenant {DEMO_TENANT}{place}"),
         ("your own logs", f"trustsoc send /var/log/auth.log{place}"),
-        ("or by OTLP", f"POST {base_url}/v1/logs with a key of: trustsoc key create LABEL{place}"),
-        ("stop", "Ctrl-C" if ours else f"trustsoc down{place}"),
+        ("or by OTLP", f"POST {base_url}/v1/logs, with a key of: trustsoc key create LABEL{place}"),
+        (last_hint[0], last_hint[1] + (place if last_hint[1].startswith("trustsoc") else "")),
     ]
     for what, how in hints:
-        console.print(Text.assemble((f"{what:<15}", "dim"), how), soft_wrap=True)
+        console.print(Text.assemble((f"{what:<16}", "dim"), how), soft_wrap=True)

@@ -110,7 +110,7 @@ def test_the_advisory_is_mapped_to_attack_and_names_its_source(
     body = advisory["body"]
     mapped = {technique["id"] for technique in body["techniques"]}
     assert set(incident["techniques"]) & mapped
-    assert "MITRE" in str(body["notice"])
+    assert "The MITRE Corporation" in body["corpus"]["notice"]
 
 
 def test_searching_by_text_time_and_entity_finds_the_records(attacked: Tenant) -> None:
