@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from cluster import process_family
 from cluster.command_error import CommandError
 from cluster.credentials import keep_first_keys
 from cluster.data_directory import ClientCredentials, DataDirectory, Runtime
-from cluster.stop_signals import StopSignals
+from cluster.stop_signals import StopRequested, StopSignals
 
 Progress = Callable[[str], None]
 
@@ -82,11 +83,19 @@ def running_cluster(
         cluster: Cluster | None = None
         try:
             cluster = make_cluster()
-            endpoint = cluster.start(progress)
+            endpoint = cluster.start(_reinstalling(signals, progress))
             signals.install()
+            signals.check()
             directory.write_runtime(_own_runtime(endpoint.base_url, instance))
             credentials = keep_first_keys(directory, endpoint.base_url, endpoint.admin_key)
             yield Started(endpoint.base_url, credentials, endpoint.admin_key, cluster, signals)
+        except SystemExit as ended:
+            # What Ray makes of SIGTERM while it starts, before the signals are ours again.
+            signals.defuse()
+            raise StopRequested(signal.SIGTERM) from ended
+        except StopRequested:
+            signals.defuse()
+            raise
         finally:
             signals.begin_stopping()
             progress("stopping")
@@ -96,6 +105,17 @@ def running_cluster(
             finally:
                 _wait_or_end(instance, directory.path)
                 directory.clear_runtime()
+
+
+def _reinstalling(signals: StopSignals, progress: Progress) -> Progress:
+    """Progress that takes the signals back at every step: Ray and its native library take SIGTERM while they start."""
+
+    def step(text: str) -> None:
+        signals.install()
+        signals.check()
+        progress(text)
+
+    return step
 
 
 def stop_cluster(

@@ -27,6 +27,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self._stopping = False
+        self._requested: int | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -43,11 +44,22 @@ class StopSignals:
         for number in STOPPING:
             signal.signal(number, self._handle)
 
+    def check(self) -> None:
+        """Raises StopRequested when a signal came: library code that it interrupted may have swallowed the first."""
+        if self._requested is not None and not self._stopping:
+            raise StopRequested(self._requested)
+
     def begin_stopping(self) -> None:
         """From here a second Ctrl-C cannot cut the clean-up short and leave processes behind."""
         self._stopping = True
         self.install()
 
+    @staticmethod
+    def defuse() -> None:
+        """Takes back the alarm that Ray's native signal handler sets: it would abort the clean-up after 3 seconds."""
+        signal.alarm(0)
+
     def _handle(self, number: int, _frame: FrameType | None) -> None:
+        self._requested = number
         if not self._stopping:
             raise StopRequested(number)

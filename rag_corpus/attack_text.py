@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 
-_CITATION = re.compile(r"\(Citation:[^)]*(?:\)|$)")
+_CITATION = re.compile(r"\(Citation:(?:[^()]|\([^()]*\))*(?:\)|$)")
 _LINK = re.compile(r"\[([^\]\[]+)\]\([^)\s]*(?:\)|$)")
 _OPEN_LINK = re.compile(r"\[[^\]\[]*$")
 _CODE = re.compile(r"</?(?:code|b|i|br|p|ul|li|em|strong)\s*/?>", re.IGNORECASE)

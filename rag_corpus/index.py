@@ -22,6 +22,7 @@ from rag_corpus.chunks import (
     technique_document,
 )
 from rag_corpus.embedder import Embedder, EmbeddingCache, Vectors, normalised
+from rag_corpus.memory import return_freed_memory
 from rag_corpus.playbook import Playbook
 from rag_corpus.retriever import KEYWORDS, PASSAGES, TECHNIQUE_KIND, Retriever
 from rag_corpus.ridge import RidgeHead, fit_ridge
@@ -73,6 +74,21 @@ def build_index(
     only after its points are counted and it answers a smoke test (CorpusError otherwise, and the version before
     stays active). Raises what embedder and index raise.
     """
+    try:
+        return _bring_up_to_date(corpus, playbooks, embedder, index, cache_dir, progress, limits)
+    finally:
+        return_freed_memory()
+
+
+def _bring_up_to_date(
+    corpus: AttackCorpus,
+    playbooks: Sequence[Playbook],
+    embedder: Embedder,
+    index: VectorIndex,
+    cache_dir: Path | None,
+    progress: Progress,
+    limits: ChunkLimits,
+) -> IndexReport:
     chunks = list(technique_chunks(corpus, limits))
     version = _version(corpus, chunks, embedder)
     report = IndexReport(

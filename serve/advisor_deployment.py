@@ -38,6 +38,8 @@ logger = structlog.get_logger("advisor")
 # Below ingest and detection, above the language model: advice is waited for by people, not by senders.
 _NICENESS = 5
 _RESTART_S = 5.0
+# The first start embeds the corpus; afterwards a query is one short text.
+_EMBEDDING_THREADS = 2
 _NO_RETRIEVAL = "Retrieval over ATT&CK and the playbooks is not available; only rule tags are shown."
 
 
@@ -115,7 +117,7 @@ class AdvisorDeployment:
         playbooks = load_playbooks()
         self._corpus = {"version": corpus.version, "techniques": len(corpus.techniques), "playbooks": len(playbooks)}
         try:
-            embedder = MiniLmEmbedder(threads=1)
+            embedder = MiniLmEmbedder(threads=_EMBEDDING_THREADS)
             index = self._open_index()
             report = build_index(corpus, playbooks, embedder, index, self._settings.caches / "corpus", self._progress)
         except Exception as error:  # any trouble of model or index has the same answer

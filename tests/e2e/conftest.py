@@ -20,7 +20,7 @@ from cluster.llm_setup import llm_support
 
 T = TypeVar("T")
 _names = itertools.count(1)
-PROTOBUF = {"Content-Type": "application/x-protobuf"}
+PROTOBUF = {"content-type": "application/x-protobuf"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

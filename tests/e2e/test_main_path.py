@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,7 +18,7 @@ NOW = int(time.time() * 1e9)
 
 
 @pytest.fixture(scope="module")
-def attacked(system: System) -> Tenant:
+def attacked(system: System) -> Iterator[Tenant]:
     """A tenant that saw the demo's intrusion, with its marks on every record."""
     with httpx.Client(base_url=system.base_url, headers=admin_headers(system), timeout=60) as admin:
         admin.post("/api/admin/tenants", json={"name": "attacked"}).raise_for_status()
@@ -35,7 +35,8 @@ def attacked(system: System) -> Tenant:
     for file, lines in by_file.items():
         assert tenant.send_lines(lines, log_file_name=file, test_mark=f"mark-{file}").status_code == 200
     tenant.await_judged()
-    return tenant
+    yield tenant
+    client.close()
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from bench.system import System
 from tests.e2e.conftest import Tenant, wait_for
 
 NOW = int(time.time()) * 10**9
+LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
 
 def test_health_and_readiness_need_no_key(system: System) -> None:
@@ -41,9 +42,9 @@ def test_only_loopback_is_listened_on(system: System) -> None:
     elsewhere: dict[str, int] = {}
     for process in system.processes():
         for connection in process.net_connections("inet"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.ip not in {"127.0.0.1", "::1"}:
+            if connection.status == psutil.CONN_LISTEN and connection.laddr.ip not in LOOPBACK:
                 elsewhere[process.name()] = elsewhere.get(process.name(), 0) + 1
-    assert all(name.startswith("ray::ServeReplica") and count == 1 for name, count in elsewhere.items()), elsewhere
+    assert all(name.startswith("ray::ServeRepl") and count == 1 for name, count in elsewhere.items()), elsewhere
 
 
 def burst(number: int) -> list[tuple[int, str]]:
@@ -73,7 +74,7 @@ def test_a_detector_killed_in_mid_load_changes_nothing(system: System, new_tenan
     for number in range(40):
         assert restless.send_lines(burst(number)).status_code == 200
         if number in {10, 25}:
-            [shard] = [process for process in system.processes() if "DetectorShard" in process.name()]
+            [shard] = [process for process in system.processes() if process.name().startswith("ray::Detector")]
             shard.send_signal(signal.SIGKILL)
     counts = restless.await_judged()
     assert counts["records"] == 400

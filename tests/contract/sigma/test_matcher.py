@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from detect.record import Logsource, NormalizedRecord
@@ -211,6 +211,9 @@ def test_both_agree_on_generated_rules_and_records(texts: list[str], fields: lis
     st.lists(word.filter(lambda text: text.strip("*?") != ""), min_size=1, max_size=3),
     events,
 )
+@example("|contains|cased", ["Ab"], [({"f": "xAbx"}, "")])
+@example("|contains|cased", ["Σ"], [({"f": "ΑΣ"}, "")])
+@example("|endswith|cased", ["İ"], [({}, "aİ")])
 def test_both_agree_on_keywords(chosen: str, literals: list[str], fields: list[tuple[dict[str, Any], str]]) -> None:
     body = {"title": "X", "logsource": {"product": "test"}, "detection": {"a": {chosen: literals}, "condition": "a"}}
     rules = load_rule_set([("x.yml", yaml.safe_dump(body, allow_unicode=True))]).rules

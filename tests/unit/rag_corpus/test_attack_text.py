@@ -12,7 +12,7 @@ from rag_corpus.attack_text import one_line, plain_text, sentences, whole_senten
 @pytest.mark.parametrize(
     ("markup", "plain"),
     [
-        ("Uses DNS.(Citation: A 2020)(Citation: B (x))", "Uses DNS.)"),
+        ("Uses DNS.(Citation: A 2020)(Citation: B (x))", "Uses DNS."),
         ("Reads files, (Citation: A) then sends them.", "Reads files, then sends them."),
         ("[APT1](https://attack.mitre.org/groups/G0006) ran <code>net user</code>.", "APT1 ran net user."),
         ("Over Office 365.(Citation: CERT). Further ways exist.", "Over Office 365. Further ways exist."),
@@ -23,7 +23,7 @@ from rag_corpus.attack_text import one_line, plain_text, sentences, whole_senten
     ],
 )
 def test_marks_and_links_are_removed_and_words_kept(markup: str, plain: str) -> None:
-    assert plain_text(markup) == plain.replace(".)", ".)")
+    assert plain_text(markup) == plain
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from detect.sigma.classes import FieldClasses
@@ -41,6 +41,9 @@ values = texts | st.sampled_from(["5", "5.0", "10.1.2.3", "abcd" * 600])
 
 
 @given(st.lists(string_atoms() | pattern_atoms() | other_atoms, min_size=1, max_size=12), st.lists(values, max_size=8))
+@example([Atom("f", "contains", "abcd")], ["xABCDx"])
+@example([Atom("f", "contains", "abc"), Atom("f", "contains", "abcde")], ["xABCx", "abcdef"])
+@example([Atom("f", "startswith", "ab"), Atom("f", "endswith", "ab")], ["ABx", "xAB", "ab"])
 def test_a_class_holds_exactly_what_is_true(atoms: list[Atom], given_values: list[str]) -> None:
     numbered = list(enumerate(atoms))
     classes = FieldClasses(numbered)
