@@ -66,6 +66,16 @@ def verdict(tenant: Tenant) -> list[Any]:
     return sorted((str([event[name] for name in kept]) for event in events), key=str)
 
 
+def kill_shard(system: System) -> None:
+    """Kills the detector actor's process, waiting for it to be there again after a kill before."""
+
+    def shard() -> psutil.Process | None:
+        names = {process: process.name() for process in system.processes() if process.is_running()}
+        return next((process for process, name in names.items() if name.startswith("ray::Detector")), None)
+
+    wait_for(shard, "a detector process").send_signal(signal.SIGKILL)
+
+
 def test_a_detector_killed_in_mid_load_changes_nothing(system: System, new_tenant: Callable[[], Tenant]) -> None:
     calm, restless = new_tenant(), new_tenant()
     for number in range(40):
@@ -74,8 +84,7 @@ def test_a_detector_killed_in_mid_load_changes_nothing(system: System, new_tenan
     for number in range(40):
         assert restless.send_lines(burst(number)).status_code == 200
         if number in {10, 25}:
-            [shard] = [process for process in system.processes() if process.name().startswith("ray::Detector")]
-            shard.send_signal(signal.SIGKILL)
+            kill_shard(system)
     counts = restless.await_judged()
     assert counts["records"] == 400
     assert verdict(restless) == verdict(calm)
