@@ -84,6 +84,8 @@ def free_port() -> int:
 def running_system(llm: str = "none", environment: dict[str, str] | None = None) -> Iterator[System]:
     """`trustsoc up` in an empty data directory until the block ends."""
     with tempfile.TemporaryDirectory(prefix="trustsoc-bench-") as folder:
+        # Root's PostgreSQL runs as another user and must be able to pass through.
+        Path(folder).chmod(0o711)
         directory = Path(folder) / "data"
         port = free_port()
         command = [sys.executable, "-m", "cluster.cli", "up", "--data-dir", str(directory), "--port", str(port)]

@@ -25,6 +25,8 @@ DATA_DIRECTORY_VARIABLE = "TRUSTSOC_DATA_DIR"
 DEFAULT_BASE_URL = "http://127.0.0.1:4318"
 
 _PRIVATE_FOLDER = 0o700
+# Root's PostgreSQL runs as another user, which must pass through; nothing can be listed, and files are private.
+_ROOTS_FOLDER = 0o711
 _PRIVATE_FILE = 0o600
 _START_TOLERANCE_SECONDS = 2.0
 
@@ -93,7 +95,7 @@ def default_data_directory(environment: dict[str, str] | None = None) -> Path:
 
 
 class DataDirectory:
-    """One installation's folder. Reading methods work on a missing folder; `create` makes it with mode 0700."""
+    """One installation's folder. Reading methods work on a missing folder; `create` makes it private."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.expanduser().absolute()
@@ -117,7 +119,7 @@ class DataDirectory:
         as another user and must pass through.
         """
         try:
-            self.path.mkdir(mode=_PRIVATE_FOLDER, parents=True, exist_ok=True)
+            self.path.mkdir(mode=_ROOTS_FOLDER if os.geteuid() == 0 else _PRIVATE_FOLDER, parents=True, exist_ok=True)
             mode = stat.S_IMODE(self.path.stat().st_mode)
             if mode & 0o022:
                 self.path.chmod(mode & ~0o022)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import logging
 import os
 import secrets
@@ -26,6 +27,7 @@ import psutil
 from pydantic import SecretStr
 
 from cluster.command_error import CommandError
+from cluster.data_directory import ClientCredentials, DataDirectory
 from cluster.postgres import EmbeddedPostgres
 from serve.arguments import EdgeArguments
 from serve.settings import Settings
@@ -65,11 +67,13 @@ class EmbeddedCluster:
         self._postgres: EmbeddedPostgres | None = None
         self._ray_folder: Path | None = None
         self._ray_started = False
+        self._serve_started = False
         self._watched: list[psutil.Process] = []
 
     def start(self, progress: Progress) -> Endpoint:
         """Blocks until /readyz says yes; raises CommandError with what to do when a part does not come up."""
         settings = self._settings
+        base_url = f"http://{settings.http_host}:{settings.http_port}"
         progress("starting PostgreSQL")
         dsns = self._start_postgres()
         # Ray's processes inherit this environment, so it must be whole before Ray starts.
@@ -79,22 +83,20 @@ class EmbeddedCluster:
             schema: Future[str | None] = pool.submit(lambda: asyncio.run(_prepare_schema(dsns)))
             self._start_ray()
             admin_key = schema.result()
+        if admin_key is not None:
+            # Kept at once: it is stored nowhere else, and a start that fails from here on must not lose it.
+            directory = DataDirectory(settings.data_dir)
+            directory.write_credentials(ClientCredentials(base_url, admin_key=admin_key))
         progress("starting the edge, the detectors and the advisor")
         self._start_serve()
-        base_url = f"http://{settings.http_host}:{settings.http_port}"
         self._await_ready(base_url)
         return Endpoint(base_url, admin_key)
 
     def stop(self) -> None:
         """Stops what was started, in the order that lets each part finish; safe to call at any time."""
         if self._ray_started:
-            import ray
-            from ray import serve
-
-            with contextlib.suppress(Exception):  # whatever state Serve is in, Ray's own shutdown ends its processes
-                serve.shutdown()
-            ray.shutdown()
-            self._ray_started = False
+            _stop_ray(serve_started=self._serve_started)
+            self._ray_started = self._serve_started = False
         if self._postgres is not None:
             self._postgres.stop()
             self._postgres = None
@@ -162,6 +164,7 @@ class EmbeddedCluster:
         from serve.app import build
 
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
+        self._serve_started = True
         serve.start(
             proxy_location="HeadOnly",
             http_options={"host": settings.http_host, "port": settings.http_port, "request_timeout_s": 60},
@@ -184,6 +187,18 @@ class EmbeddedCluster:
                     last = answer.text[:300]
                 threading.Event().wait(0.1)
         raise CommandError(f"the system did not become ready in {_READY_S:.0f} s: {last}")
+
+
+def _stop_ray(*, serve_started: bool) -> None:
+    """Serve first, so that requests end; then Ray. Ray reports the end of its own controller as an error, to stdout."""
+    import ray
+    from ray import serve
+
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        if serve_started:
+            with contextlib.suppress(Exception):  # whatever state Serve is in, Ray's own shutdown ends its processes
+                serve.shutdown()
+        ray.shutdown()
 
 
 async def _prepare_schema(dsns: _Dsns) -> str | None:

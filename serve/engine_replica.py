@@ -18,7 +18,7 @@ class EngineReplica(Engine):
         configure_logs()
         settings = Settings()
         work_dir = settings.data_dir / "engine"
-        work_dir.mkdir(parents=True, exist_ok=True)
+        work_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         if llm == "gpu":
             super().__init__(gpu_profile(settings.llm_model), work_dir)
         else:

@@ -100,7 +100,7 @@ class QdrantIndex:
     @classmethod
     def open_folder(cls, path: Path, name: str = "knowledge") -> QdrantIndex:
         """Qdrant inside this process, stored in `path`. Raises VectorIndexLocked when another process has it open."""
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder_lock = _locked(path)
         try:
             client = QdrantClient(path=str(path), force_disable_check_same_thread=True)

@@ -40,6 +40,6 @@ def test_the_core_cannot_look_at_the_clock(tmp_path: Path) -> None:
     offender.parent.mkdir()
     offender.write_text('"""Looks at the clock."""\n\nimport time\n\nNOW = time.time()\n', encoding="utf-8")
     ruff = Path(sys.executable).parent / "ruff"
-    command = [str(ruff), "check", "--config", str(ROOT / "pyproject.toml"), "--output-format", "concise", str(offender)]
-    report = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [str(ruff), "check", "--config", str(ROOT / "pyproject.toml"), "--output-format", "concise"]
+    report = subprocess.run([*command, str(offender)], capture_output=True, text=True, check=False)
     assert "TID251" in report.stdout

