@@ -146,7 +146,11 @@ class DataDirectory:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise DataDirectoryInUseError(self.path, self.running()) from error
-            yield
+            try:
+                yield
+            finally:
+                # Closing alone would leave it locked for as long as a child lives that was forked meanwhile.
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
         finally:
             os.close(descriptor)
 

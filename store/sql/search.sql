@@ -1,10 +1,11 @@
 -- name: search_events
+-- An event belongs to one incident at most.
 -- $1 from, $2 to (exclusive), $3 severities, $4 rule, $5 entity kind, $6 entity value, $7 incident, $8 and $9 the
 -- last row of the page before, $10 rows. Range and order are those of the index events_by_time.
 SELECT event_id, seq, position, time, end_time, kind, detector, rule_id, rule_version, title, description, severity,
     score, activity, outcome, techniques, tactics, entities, evidence, matched, attributes,
     (SELECT member.incident_id FROM incident_events AS member WHERE member.tenant_id = events.tenant_id
-        AND member.event_id = events.event_id ORDER BY member.incident_id LIMIT 1) AS incident_id
+        AND member.event_id = events.event_id LIMIT 1) AS incident_id
 FROM events
 WHERE time >= $1 AND time < $2 AND severity = ANY ($3::text[])
     AND ($4::text IS NULL OR rule_id = $4)
@@ -19,7 +20,9 @@ LIMIT $10;
 
 -- name: search_event
 SELECT event_id, seq, position, time, end_time, kind, detector, rule_id, rule_version, title, description, severity,
-    score, activity, outcome, techniques, tactics, entities, evidence, matched, attributes
+    score, activity, outcome, techniques, tactics, entities, evidence, matched, attributes,
+    (SELECT member.incident_id FROM incident_events AS member WHERE member.tenant_id = events.tenant_id
+        AND member.event_id = events.event_id LIMIT 1) AS incident_id
 FROM events WHERE event_id = $1;
 
 -- name: search_incidents

@@ -17,7 +17,7 @@ PACKAGES = ("actors", "cluster", "serve", "store")
 def used_names() -> set[str]:
     sources = [path.read_text() for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     names = {name for source in sources for name in re.findall(r'sql\(\s*f?"([^"]+)"', source)}
-    names |= {name for source in sources for name in re.findall(r'else "(\w+)"\)', source)}
+    names |= {name for source in sources for name in re.findall(r'sql\([^()]*else "(\w+)"\)', source)}
     return {
         whole
         for name in names
