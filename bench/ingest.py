@@ -15,7 +15,8 @@ from bench.system import System
 
 COMMAND = "python -m bench ingest"
 _CONNECTIONS = 8
-_SECONDS = 8.0
+_SECONDS = 2.0
+_END_TO_END_REQUESTS = 60
 _BODIES = 32
 
 
@@ -49,7 +50,10 @@ def _burst(url: str, key: str, bodies: list[bytes], run: str) -> LoadResult:
 def _end_to_end(system: System) -> tuple[list[Figure], float]:
     bodies = [export_request(1000, 100 + seed, time.time_ns()) for seed in range(_BODIES)]
     cpu, began = system.cpu_seconds(), time.monotonic()
-    load = _burst(f"{system.base_url}/v1/logs", system.key, bodies, "end-to-end")
+    url = f"{system.base_url}/v1/logs"
+    load = asyncio.run(
+        send_load(url, system.key, bodies, connections=4, seconds=60, rate=None, run="whole", most=_END_TO_END_REQUESTS)
+    )
     system.await_judged()
     seconds, cpu = time.monotonic() - began, system.cpu_seconds() - cpu
     records = load.requests * 1000
@@ -70,7 +74,7 @@ def _lag(system: System, sustained: float) -> list[Figure]:
 
     async def both() -> None:
         url = f"{system.base_url}/v1/logs"
-        load = send_load(url, system.key, bodies, connections=4, seconds=20, rate=requests_a_second, run="lag")
+        load = send_load(url, system.key, bodies, connections=4, seconds=15, rate=requests_a_second, run="lag")
         await asyncio.gather(load, _probe(system, lags))
 
     asyncio.run(both())
@@ -84,7 +88,7 @@ def _lag(system: System, sustained: float) -> list[Figure]:
 async def _probe(system: System, lags: list[float]) -> None:
     headers = {"Authorization": f"Bearer {system.key}"}
     async with httpx.AsyncClient(base_url=system.base_url, headers=headers, timeout=30) as client:
-        until = time.monotonic() + 18
+        until = time.monotonic() + 14
         number = 0
         while time.monotonic() < until:
             number += 1

@@ -61,9 +61,18 @@ class LoadResult:
 
 
 async def send_load(
-    url: str, key: str, bodies: list[bytes], *, connections: int, seconds: float, rate: float | None, run: str
+    url: str,
+    key: str,
+    bodies: list[bytes],
+    *,
+    connections: int,
+    seconds: float,
+    rate: float | None,
+    run: str,
+    most: int = 10**9,
 ) -> LoadResult:
-    """POSTs the bodies round robin over keep-alive connections; `rate` is requests a second over all, None for most."""
+    """POSTs the bodies round robin over keep-alive connections, `most` requests at most; `rate` is requests a second
+    over all connections, None for as many as there can be."""
     place = urlsplit(url)
     result = LoadResult(0, 0.0, 0, [])
     began = time.monotonic()
@@ -72,7 +81,7 @@ async def send_load(
     async def one(number: int) -> None:
         reader, writer = await asyncio.open_connection(place.hostname, place.port)
         sent = 0
-        while time.monotonic() < until:
+        while time.monotonic() < until and sent * connections + number < most:
             body = bodies[(number + sent) % len(bodies)]
             head = (
                 f"POST {place.path} HTTP/1.1\r\nHost: {place.netloc}\r\nAuthorization: Bearer {key}\r\n"
