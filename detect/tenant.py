@@ -21,7 +21,7 @@ from detect.event import DetectionEvent
 from detect.group import GroupingSettings, IncidentGrouper
 from detect.normalize import default_normalizer
 from detect.otlp import DEFAULT_FUTURE_TOLERANCE_NS, decode
-from detect.record import LogRecord, Nanoseconds, NormalizedRecord, TenantId
+from detect.record import LogRecord, Logsource, Nanoseconds, NormalizedRecord, TenantId
 from detect.rollup import MINUTE_NS, ClosedWindow, EntityWindows, RollupSettings
 from detect.sigma import RuleSet, SigmaDetector
 from detect.snapshot import pack_snapshot, unpack_snapshot
@@ -55,6 +55,9 @@ class RulesControl(msgspec.Struct, tag="rules", tag_field="type", frozen=True):
     """Control row: from its seq on the rule set with this digest is in force."""
 
     digest: str
+
+
+_ODD_MESSAGE = 1000
 
 
 class TickControl(msgspec.Struct, tag="tick", tag_field="type", frozen=True):
@@ -119,9 +122,7 @@ class TenantDetector:
             self._control(batch, tally)
         else:
             for record in self._decoded(batch, tally):
-                normalized = self._observe_record(record, tally)
-                if normalized is not None:
-                    records.append(normalized)
+                records.append(self._observe_record(record, tally))
                 self._pass_time(record.time_ns, tally)
         if self._sigma is not None:
             tally.poison.extend(self._sigma.take_faults())
@@ -206,7 +207,7 @@ class TenantDetector:
             tally.park(-1, "decode", batch.kind, error)
             return []
 
-    def _observe_record(self, record: LogRecord, tally: BatchTally) -> NormalizedRecord | None:
+    def _observe_record(self, record: LogRecord, tally: BatchTally) -> NormalizedRecord:
         if record.time_ns < self._latest_ns - self._settings.lateness_ns:
             tally.counts["late"] += 1
             if not record.time_mark:
@@ -218,7 +219,8 @@ class TenantDetector:
             normalized = self._normalizer.normalize(record)
         except Exception as error:  # one odd record must not stop the others; it is parked by name
             tally.park(position, "normalize", "record", error)
-            return None
+            # Not judged, but kept where analysts search: an odd record is no less evidence.
+            return NormalizedRecord(record, Logsource(), {}, (), message=str(record.body)[:_ODD_MESSAGE])
         if self._sigma is not None:
             try:
                 self._add_events(self._sigma.observe(normalized), tally)

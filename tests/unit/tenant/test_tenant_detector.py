@@ -136,12 +136,13 @@ class PickyNormalizer:
         return self._real.normalize(record)
 
 
-def test_a_record_that_nobody_can_read_is_parked_and_the_others_go_on(
+def test_a_record_that_nobody_can_read_is_parked_and_kept_and_the_others_go_on(
     bench: Any, journal: Any, failed: Any, run: Any
 ) -> None:
     journal.lines([(0, failed(0)), (1, "refuse me"), (2, failed(2))])
     (output,) = run(bench.detector(normalizer=PickyNormalizer()), journal)
-    assert [record.record.ref.position for record in output.records] == [0, 2]
+    assert [record.record.ref.position for record in output.records] == [0, 1, 2]
+    assert (output.records[1].message, output.records[1].entities) == ("refuse me", ())
     (poison,) = output.poison
     assert (poison.position, poison.stage, poison.error) == (1, "normalize", "RuntimeError: cannot read this")
 
