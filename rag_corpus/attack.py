@@ -5,24 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-# Kill-chain order of the Enterprise matrix, by ATT&CK short name.
-TACTICS: tuple[str, ...] = (
-    "reconnaissance",
-    "resource-development",
-    "initial-access",
-    "execution",
-    "persistence",
-    "privilege-escalation",
-    "defense-evasion",
-    "credential-access",
-    "discovery",
-    "lateral-movement",
-    "collection",
-    "command-and-control",
-    "exfiltration",
-    "impact",
-)
-
 ATTACK_NOTICE = (
     "© 2025 The MITRE Corporation. This work is reproduced and distributed with the permission of The MITRE "
     "Corporation. MITRE ATT&CK® and ATT&CK® are registered trademarks of The MITRE Corporation.\n"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from rag_corpus.attack import ATTACK_NOTICE, TACTICS, AttackCorpus, Mitigation, Technique
+from detect.kill_chain import TACTICS
+from rag_corpus.attack import ATTACK_NOTICE, AttackCorpus, Mitigation, Technique
 from rag_corpus.attack_text import one_line, plain_text
 from rag_corpus.packaged import COMPACT_PACKAGE, PROSE_PACKAGE, read_compact, read_prose
 from rag_corpus.release import AttackRelease, ReleasedTechnique

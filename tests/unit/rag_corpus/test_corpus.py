@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from detect.kill_chain import TACTICS
 from rag_corpus import packaged
-from rag_corpus.attack import TACTICS, AttackCorpus, CorpusError
+from rag_corpus.attack import AttackCorpus, CorpusError
 from rag_corpus.corpus import load_attack_corpus
 from rag_corpus.packaged import COMPACT_PACKAGE, PROSE_PACKAGE, ReleaseCounts, read_compact, verify_counts
 
