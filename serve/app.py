@@ -1,9 +1,8 @@
 """Where everything is wired: the Serve application from its validated arguments.
 
-Ray by call, not by decorator: the deployments are plain classes that tests use without Ray.
+Ray by call, not by decorator: the deployments are plain classes that tests use without Ray. Annotations are not
+postponed here, because Serve reads the type of build's parameter to validate ray_config.yaml.
 """
-
-from __future__ import annotations
 
 from ray import serve
 from ray.serve import Application
