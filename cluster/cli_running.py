@@ -23,6 +23,7 @@ from cluster.detached import ParentReport, Ready, start_detached
 from cluster.lifecycle import Cluster, running_cluster, stop_cluster
 from cluster.progress_lines import ProgressLines
 from cluster.stop_signals import StopRequested
+from cluster.terminal_text import where_the_command_is
 from serve.settings import Settings
 
 Port = Annotated[
@@ -181,6 +182,8 @@ def show_ready(console: Console, ready: Ready, directory: DataDirectory, *, fore
         Text.assemble(("look        ", "dim"), "trustsoc incidents, trustsoc status"),
         Text.assemble(("stop        ", "dim"), stop),
     ]
+    if folder := where_the_command_is():
+        lines.append(Text.assemble(("trustsoc    ", "dim"), f"is {folder}/trustsoc"))
     if console.is_terminal:
         console.print(Panel(Group(*lines), border_style="green"))
     else:

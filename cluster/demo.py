@@ -28,6 +28,7 @@ from cluster.progress_lines import ProgressLines
 from cluster.render_advisory import advisory as render_advisory
 from cluster.render_incident import incident as render_incident
 from cluster.stop_signals import StopRequested, StopSignals
+from cluster.terminal_text import where_the_command_is
 
 DEMO_TENANT = "demo"
 
@@ -205,5 +206,7 @@ def _show(
         ("or by OTLP", f"POST {base_url}/v1/logs, with a key of: trustsoc key create LABEL{place}"),
         (last_hint[0], last_hint[1] + (place if last_hint[1].startswith("trustsoc") else "")),
     ]
+    if folder := where_the_command_is():
+        hints.append(("trustsoc", f"is {folder}/trustsoc"))
     for what, how in hints:
         console.print(Text.assemble((f"{what:<16}", "dim"), how), soft_wrap=True)

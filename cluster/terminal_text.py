@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import shutil
+import sys
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from rich.text import Text
@@ -12,6 +16,16 @@ from rich.text import Text
 _UNSAFE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff]"
 )
+
+
+def where_the_command_is() -> str | None:
+    """The folder to call `trustsoc` from, when the shell would not find it; None when it would."""
+    if shutil.which("trustsoc"):
+        return None
+    folder = Path(sys.executable).parent
+    with contextlib.suppress(ValueError):
+        folder = folder.relative_to(Path.cwd())
+    return str(folder)
 
 
 def visible(value: object) -> str:
