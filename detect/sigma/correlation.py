@@ -3,6 +3,9 @@
 A window ends at a match and reaches back by the time span, both ends included. A group fires once when its condition
 is met and is armed again when the span has passed. State is bounded twice: by groups and by contributions of one
 correlation; the group that was touched least recently goes first, and is counted.
+
+Sources keep different times: a file sent by hand is months behind a live host. So no match is refused for its age; a
+group is forgotten when event time has passed on by the span since it was last touched, whatever its own times are.
 """
 
 from __future__ import annotations
@@ -55,14 +58,17 @@ class Firing(NamedTuple):
 
 @dataclass(slots=True)
 class Group:
-    """The contributions of one combination of group-by values, in order, and when the group last fired."""
+    """The contributions of one combination of group-by values, in order, when the group last fired, and where the
+    watermark stood when it was last touched."""
 
     contributions: list[Contribution] = field(default_factory=list)
     fired_ns: Nanoseconds | None = None
+    touched_ns: Nanoseconds = 0
 
 
 class CorrelationState:
-    """The live groups of one correlation. `evicted` and `late` count what bounds and lateness cost."""
+    """The live groups of one correlation. `evicted` counts what the bounds cost, `late` the matches that came behind
+    the reach of a window at the watermark: judged all the same, but their neighbours may be forgotten."""
 
     def __init__(
         self,
@@ -94,12 +100,11 @@ class CorrelationState:
         value = self._value(record)
         if key is None or value is None:
             return None
-        if record.record.time_ns < watermark_ns - rule.span_ns:
-            self.late += 1
-            return None
+        self.late += record.record.time_ns < watermark_ns - rule.span_ns
         group = self._groups.get(key)
         if group is None:
             group = self._groups[key] = Group()
+        group.touched_ns = watermark_ns
         self._groups.move_to_end(key)
         place = self._insert(group, signal, value)
         firing = None if place is None else self._judge(key, group, place)
@@ -189,13 +194,15 @@ class CorrelationState:
             return
         span = self.correlation.span_ns
         self._sweep_ns = watermark_ns + span // 2
-        horizon = watermark_ns - span
         for key, group in list(self._groups.items()):
+            if group.touched_ns < watermark_ns - span or not group.contributions:
+                self._held -= len(group.contributions)
+                del self._groups[key]
+                continue
+            horizon = min(watermark_ns, group.contributions[-1].time_ns) - span
             kept = [item for item in group.contributions if item.time_ns >= horizon]
             self._held -= len(group.contributions) - len(kept)
             group.contributions = kept
-            if not kept and (group.fired_ns is None or group.fired_ns < horizon):
-                del self._groups[key]
 
     def snapshot(self) -> dict[str, Any]:
         """The state as plain JSON values, groups from the least recently touched on."""
@@ -205,7 +212,7 @@ class CorrelationState:
             "late": self.late,
             "sweep_ns": self._sweep_ns,
             "groups": [
-                [list(key), group.fired_ns, [_dump(item) for item in group.contributions]]
+                [list(key), group.fired_ns, group.touched_ns, [_dump(item) for item in group.contributions]]
                 for key, group in self._groups.items()
             ],
         }
@@ -213,8 +220,8 @@ class CorrelationState:
     def restore(self, state: dict[str, Any]) -> None:
         """The inverse of snapshot; raises ValueError, KeyError or TypeError for anything else."""
         groups: OrderedDict[tuple[str, ...], Group] = OrderedDict()
-        for key, fired_ns, contributions in state["groups"]:
-            groups[tuple(map(str, key))] = Group([_load(item) for item in contributions], fired_ns)
+        for key, fired_ns, touched_ns, contributions in state["groups"]:
+            groups[tuple(map(str, key))] = Group([_load(item) for item in contributions], fired_ns, touched_ns)
         self._groups = groups
         self._held = sum(len(group.contributions) for group in groups.values())
         self.evicted, self.late = int(state["evicted"]), int(state["late"])
