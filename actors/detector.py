@@ -123,22 +123,20 @@ class ShardWorker:
 
     async def _work(self) -> None:
         name = f"detector {self._plan.name}"
-        pool = await connect_pool(self._dsns.detector, name=name, max_size=2)
-        writer = await connect_pool(self._dsns.writer, name=name, min_size=0, max_size=1)
-        journal = JournalWriter(writer)
-        try:
+        with contextlib.ExitStack() as stack:
+            pool = await connect_pool(self._dsns.detector, name=name, max_size=2)
+            stack.callback(pool.terminate)
+            writer = await connect_pool(self._dsns.writer, name=name, min_size=0, max_size=1)
+            stack.callback(writer.terminate)
             async with system_transaction_as_detector(pool) as transaction:
                 self._epochs = await claim(transaction, self._plan.name, self._own_shards())
-            library = RuleLibrary(pool)
+            library, journal = RuleLibrary(pool), JournalWriter(writer)
             self.report.state = "running"
             while not self._stopping:
                 self._woken.clear()
                 judged = await self._round(pool, library, journal)
                 if not judged:
                     await self._pause()
-        finally:
-            pool.terminate()
-            writer.terminate()
 
     def _own_shards(self) -> list[int]:
         plan = self._plan
