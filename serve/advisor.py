@@ -20,6 +20,7 @@ import structlog
 from advise.brief import brief_from_caller, brief_from_detail
 from advise.merge import fall_back
 from advise.template import TEMPLATE
+from detect.event import severity_rank
 from detect.record import TenantId
 from serve.advice import Adviser, Draft
 from serve.advisor_store import AdvisoryStore
@@ -114,10 +115,12 @@ class AdvisorService:
         return len(due)
 
     async def ask_once(self) -> bool:
-        """Asks the model about the incident that waits longest; False when none waits."""
+        """Asks the model about the most severe incident that waits, of equals the one that waits longest; False when
+        none waits."""
         if not self._questions:
             return False
-        key, (work, draft) = self._questions.popitem(last=False)
+        key = max(self._questions, key=lambda waiting: severity_rank(self._questions[waiting][1].advisory["severity"]))
+        work, draft = self._questions.pop(key)
         self._asking[key] = work.revision
         try:
             async with self._one_question:

@@ -168,6 +168,19 @@ async def test_only_the_newest_revision_is_asked_about() -> None:
     assert [item.revision for item in desk.store.versions[KEY]] == [3, 4, 5, 5]
 
 
+async def test_the_most_severe_incident_is_asked_about_first_however_many_wait() -> None:
+    desk = Desk(ScriptedBackend())
+    severities = {uuid4(): severity for severity in ("medium", "high", "medium", "critical", "high")}
+    for incident_id, severity in severities.items():
+        await desk.store.put(TENANT, ssh_incident() | {"incident_id": str(incident_id), "severity": severity})
+    await desk.service.run_once()
+    answered: list[UUID] = []
+    while await desk.service.ask_once():
+        written = [key[1] for key, versions in desk.store.versions.items() if versions[-1].generator != "template"]
+        answered += [incident_id for incident_id in written if incident_id not in answered]
+    assert [severities[incident_id] for incident_id in answered] == ["critical", "high", "high", "medium", "medium"]
+
+
 async def test_an_answer_that_a_newer_revision_has_overtaken_is_dropped() -> None:
     desk = Desk(ScriptedBackend())
     await desk.happens()
