@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import os
 import signal
@@ -21,6 +22,7 @@ from agent.collector import Collector, CollectorError, CollectorProfile, render_
 from detect.batch import Batch
 from detect.otlp import decode
 from detect.record import LogRecord
+from tests.e2e.conftest import wait_for
 
 KEY = "test-key-1"
 WAIT_SECONDS = 30.0
@@ -121,6 +123,16 @@ def test_a_server_that_is_busy_gets_the_same_lines_later(receiver: Receiver, tmp
     assert len(receiver.paths) == 3
 
 
+def has_read(pid: int, file: Path) -> bool:
+    """Whether the process has the file open and stands at its end."""
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            if descriptor.resolve() == file.resolve():
+                position = Path(f"/proc/{pid}/fdinfo/{descriptor.name}").read_text().split()[1]
+                return int(position) == file.stat().st_size
+    return False
+
+
 def test_stopping_sends_what_is_held_and_leaves_nothing_running(receiver: Receiver, tmp_path: Path) -> None:
     held = CollectorProfile(
         (f"{tmp_path}/*.log",), receiver.url, "web01", start_at="beginning", batch_milliseconds=600_000
@@ -130,7 +142,7 @@ def test_stopping_sends_what_is_held_and_leaves_nothing_running(receiver: Receiv
     collector.start()
     pid = collector.pid
     assert pid is not None
-    assert collector.wait_for_log("Started watching file", WAIT_SECONDS), collector.log_tail()
+    wait_for(lambda: has_read(pid, tmp_path / "a.log"), "the line read")
     collector.stop()
     collector.stop()
     assert [record.body for record in receiver.records] == ["only one"]
