@@ -47,6 +47,7 @@ class ShardPlan:
     tick_after_idle_s: float = 60.0
     turn_rows: int = 64
     turn_bytes: int = 8 * 2**20
+    turn_records: int = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +166,7 @@ class ShardWorker:
         shard = shard_of(tenant, self._plan.virtual_shards)
         judge = self._judges.get(tenant)
         if judge is None:
-            limits = TurnLimits(self._plan.turn_rows, self._plan.turn_bytes)
+            limits = TurnLimits(self._plan.turn_rows, self._plan.turn_bytes, self._plan.turn_records)
             judge = self._judges[tenant] = TenantJudge(tenant, pool, library, limits)
         try:
             turn = await judge.turn(shard, self._epochs[shard], self._snapshot_due, self._clock())

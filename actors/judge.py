@@ -23,10 +23,11 @@ class SnapshotUnusable(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class TurnLimits:
-    """What one turn of a tenant may take: journal rows and bytes of payload."""
+    """What one turn of a tenant may take: journal rows, bytes of payload, and records (at least one row)."""
 
     rows: int
     bytes: int
+    records: int
 
 
 @dataclass(slots=True)
@@ -58,7 +59,7 @@ class TenantJudge:
     async def turn(self, shard: int, epoch: int, snapshot_due: Callable[[int, float], bool], now: float) -> Turn:
         """Judges the next batches and commits the judgement under the epoch. Raises Fenced, StorageUnavailable."""
         detector = self._detector or await self._restore(now)
-        rows = await self._read(detector.seq)
+        rows = _cut(await self._read(detector.seq), self._limits.records)
         if not rows:
             return Turn()
         outputs = [await self._observe(detector, row) for row in rows]
@@ -115,6 +116,16 @@ class TenantJudge:
         batch = row.batch()
         await self._library.load_for(batch)
         return detector.observe(batch)
+
+
+def _cut(rows: list[JournalRow], records: int) -> list[JournalRow]:
+    """The first rows of at most so many records, so that a commit, and what it makes visible, is never far away."""
+    taken = 0
+    for count, row in enumerate(rows):
+        if count and taken + row.records > records:
+            return rows[:count]
+        taken += row.records
+    return rows
 
 
 def _sum_counts(outputs: list[BatchOutput]) -> dict[str, int]:
