@@ -25,7 +25,8 @@ from serve.advisor_client import AdvisorClient
 from serve.arguments import EdgeArguments
 from serve.auth import Authenticator
 from serve.errors import WireAnswer, WireError, problem
-from serve.ingest import IngestLimits, LogsIngest
+from serve.ingest.intake import Intake
+from serve.ingest.otlp_http import IngestLimits, OtlpHttpDoor
 from serve.routes import admin_routes, advisor_routes, log_routes, read_routes
 from serve.services import EdgeServices
 from serve.settings import Settings
@@ -91,8 +92,9 @@ class Edge:
                 metrics=self._metrics,
             )
             limits = IngestLimits(settings.max_compressed_bytes, settings.max_body_bytes)
-            ingest = LogsIngest(authenticator, journal, directory.hint, self._metrics, limits)
-            _add_routes(application, services, ingest)
+            intake = Intake(journal, directory.hint, self._metrics)
+            _add_ingest(application, OtlpHttpDoor(authenticator, intake, self._metrics, limits))
+            _add_routes(application, services)
             janitor = Janitor(app_pool, settings.raw_log_retention_days)
             await janitor.sweep()
             stack.push_async_callback(janitor.stop)
@@ -152,11 +154,13 @@ def _authenticator(app_pool: Pool, settings: Settings) -> Authenticator:
     return Authenticator(check, name_of, time.monotonic, settings.key_cache_s)
 
 
-def _add_routes(application: FastAPI, services: EdgeServices, ingest: LogsIngest) -> None:
+def _add_ingest(application: FastAPI, otlp: OtlpHttpDoor) -> None:
     @application.post("/v1/logs", include_in_schema=False)
     async def export_logs(request: Request) -> Response:
-        return _response(await ingest.handle(request.headers, request.stream(), time.monotonic))
+        return _response(await otlp.handle(request.headers, request.stream(), time.monotonic))
 
+
+def _add_routes(application: FastAPI, services: EdgeServices) -> None:
     @application.get("/healthz", tags=["operations"])
     async def healthz() -> dict[str, str]:
         """The replica is alive."""

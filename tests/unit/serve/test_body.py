@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.body import check_declared_length, content_encoding, decompress, read_body
 from serve.errors import WireError
+from serve.ingest.body import check_declared_length, content_encoding, decompress, read_body
 
 
 async def parts(*chunks: bytes) -> AsyncIterator[bytes]:

@@ -20,7 +20,8 @@ from actors.metrics import Metrics
 from detect.record import TenantId
 from serve.auth import Authenticator
 from serve.errors import JSON, PROTOBUF, WireAnswer
-from serve.ingest import IngestLimits, LogsIngest
+from serve.ingest.intake import Intake
+from serve.ingest.otlp_http import IngestLimits, OtlpHttpDoor
 from store.journal import Appended, IdempotencyConflict, JournalEntry, Overloaded
 from store.postgres import StorageUnavailable
 from store.tenants import KeyRefused, Principal
@@ -57,10 +58,9 @@ class Edge:
         self.hints: list[TenantId] = []
         self.metrics = Metrics()
         self.now = 100.0
-        self.ingest = LogsIngest(
+        self.ingest = OtlpHttpDoor(
             Authenticator(self._check, self._name_of, lambda: self.now, keep_s=5.0),
-            self.journal,
-            self.hints.append,
+            Intake(self.journal, self.hints.append, self.metrics),
             self.metrics,
             LIMITS,
         )

@@ -6,15 +6,13 @@ Declared sizes are hints; only what was read and inflated counts, so a bomb stop
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Literal
 
 from detect.inflate import BrokenGzip, OversizedBody, inflate
 from serve.errors import WireError
+from store.journal import Encoding
 
-ContentEncoding = Literal["identity", "gzip"]
 
-
-def content_encoding(header: str) -> ContentEncoding:
+def content_encoding(header: str) -> Encoding:
     """The encoding that a Content-Encoding header names; raises WireError 415 for one that is not supported."""
     name = header.strip().lower()
     if name in {"", "identity"}:
@@ -46,7 +44,7 @@ async def read_body(stream: AsyncIterator[bytes], limit: int) -> bytes:
     return b"".join(parts)
 
 
-def decompress(body: bytes, encoding: ContentEncoding, limit: int) -> bytes:
+def decompress(body: bytes, encoding: Encoding, limit: int) -> bytes:
     """The decoded body (RFC 1952 members may follow one another); raises WireError 400 or 413."""
     if encoding == "identity":
         if len(body) > limit:
