@@ -24,9 +24,9 @@ from detect.sigma import load_rule_set, pack_bytes, starter_pack
 from serve.advisor_client import AdvisorClient
 from serve.arguments import EdgeArguments
 from serve.auth import Authenticator
-from serve.errors import WireAnswer, WireError, problem
+from serve.errors import WireError, problem
+from serve.ingest.doors import DoorParts, add_http_doors, wire_response
 from serve.ingest.intake import Intake
-from serve.ingest.otlp_http import IngestLimits, OtlpHttpDoor
 from serve.routes import admin_routes, advisor_routes, log_routes, read_routes
 from serve.services import EdgeServices
 from serve.settings import Settings
@@ -91,9 +91,8 @@ class Edge:
                 enforce_rules=rules.enforce,
                 metrics=self._metrics,
             )
-            limits = IngestLimits(settings.max_compressed_bytes, settings.max_body_bytes)
             intake = Intake(journal, directory.hint, self._metrics)
-            _add_ingest(application, OtlpHttpDoor(authenticator, intake, self._metrics, limits))
+            add_http_doors(application, DoorParts(settings, authenticator, intake, self._metrics))
             _add_routes(application, services)
             janitor = Janitor(app_pool, settings.raw_log_retention_days)
             await janitor.sweep()
@@ -154,12 +153,6 @@ def _authenticator(app_pool: Pool, settings: Settings) -> Authenticator:
     return Authenticator(check, name_of, time.monotonic, settings.key_cache_s)
 
 
-def _add_ingest(application: FastAPI, otlp: OtlpHttpDoor) -> None:
-    @application.post("/v1/logs", include_in_schema=False)
-    async def export_logs(request: Request) -> Response:
-        return _response(await otlp.handle(request.headers, request.stream(), time.monotonic))
-
-
 def _add_routes(application: FastAPI, services: EdgeServices) -> None:
     @application.get("/healthz", tags=["operations"])
     async def healthz() -> dict[str, str]:
@@ -189,34 +182,30 @@ def answer_errors(application: FastAPI) -> None:
 
     @application.exception_handler(WireError)
     async def wire_error(_: Request, error: WireError) -> Response:
-        return _response(problem(error))
+        return wire_response(problem(error))
 
     @application.exception_handler(StorageUnavailable)
     async def storage_error(_: Request, error: StorageUnavailable) -> Response:
         detail = "the log store is unavailable: retry later"
-        return _response(problem(WireError(503, detail, retry_after_s=max(1, round(error.retry_after_s)))))
+        return wire_response(problem(WireError(503, detail, retry_after_s=max(1, round(error.retry_after_s)))))
 
     @application.exception_handler(InvalidFilter)
     @application.exception_handler(InvalidCursor)
     @application.exception_handler(SearchTimedOut)
     async def invalid_search(_: Request, error: Exception) -> Response:
-        return _response(problem(WireError(422, str(error))))
+        return wire_response(problem(WireError(422, str(error))))
 
     @application.exception_handler(Exception)
     async def defect(request: Request, error: Exception) -> Response:
         logger.error("unexpected error", path=request.url.path, exc_info=error)
         detail = "an unexpected error, which is logged: please report it with the time of this answer"
-        return _response(problem(WireError(500, detail, reason="internal")))
+        return wire_response(problem(WireError(500, detail, reason="internal")))
 
     @application.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
         parts = [f"{'.'.join(str(step) for step in item['loc'])}: {item['msg']}" for item in error.errors()]
-        return _response(problem(WireError(422, "; ".join(parts)[:1000])))
+        return wire_response(problem(WireError(422, "; ".join(parts)[:1000])))
 
     @application.exception_handler(HTTPException)
     async def http_error(_: Request, error: HTTPException) -> Response:
-        return _response(problem(WireError(error.status_code, str(error.detail))))
-
-
-def _response(answer: WireAnswer) -> Response:
-    return Response(answer.body, answer.status, headers=answer.headers, media_type=answer.content_type)
+        return wire_response(problem(WireError(error.status_code, str(error.detail))))
