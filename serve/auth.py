@@ -1,4 +1,4 @@
-"""Who is asking: a bearer key becomes a principal, and only the principal names the tenant."""
+"""Who is asking: a bearer key or a client certificate becomes a principal, and only the principal names the tenant."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from detect.record import TenantId
 from serve.errors import WireError
-from store.tenants import KeyRefused, Principal
+from serve.peer import PeerIdentity, PeerSeal
+from store.tenants import KeyRefused, Principal, Scope, TenantNotFound
 
 _REMEMBERED = 10_000
+# A certificate is a sender's: whoever wants to read shows a key.
+_CERTIFICATE_SCOPES: frozenset[Scope] = frozenset({"ingest"})
 
 
 class Authenticator:
@@ -25,15 +28,46 @@ class Authenticator:
         name_of: Callable[[TenantId], Awaitable[str]],
         clock: Callable[[], float],
         keep_s: float,
+        seal: PeerSeal | None = None,
     ) -> None:
         self._check = check
         self._name_of = name_of
         self._clock = clock
         self._keep_s = keep_s
+        self._seal = seal
         self._known: OrderedDict[bytes, tuple[float, Principal]] = OrderedDict()
+        self._names: OrderedDict[TenantId, tuple[float, str]] = OrderedDict()
+
+    def peer(self, headers: Mapping[str, str]) -> PeerIdentity | None:
+        """The agent that the connection's verified client certificate names."""
+        return None if self._seal is None else self._seal.open(headers)
 
     async def principal(self, headers: Mapping[str, str]) -> Principal:
-        """The holder of the Authorization header's key; raises WireError 401."""
+        """The holder of the Authorization header's key or, without one, of the client certificate.
+
+        Raises WireError 401, or 403 when key and certificate belong to different tenants.
+        """
+        peer = self.peer(headers)
+        if peer is None:
+            return await self._key_holder(headers)
+        if not headers.get("authorization"):
+            return await self.certificate_holder(peer)
+        principal = await self._key_holder(headers)
+        if principal.tenant != peer.tenant:
+            detail = "the key is not of the tenant that the client certificate names: use a key and certificate of one"
+            raise WireError(403, detail, reason="certificate_mismatch")
+        return principal
+
+    async def certificate_holder(self, peer: PeerIdentity) -> Principal:
+        """The holder of a verified client certificate; raises WireError 401."""
+        try:
+            await self._name(peer.tenant)
+        except TenantNotFound as error:
+            detail = "the client certificate names a tenant that does not exist here: use one of this installation"
+            raise WireError(401, detail) from error
+        return Principal(peer.tenant, peer.agent, _CERTIFICATE_SCOPES, admin=False)
+
+    async def _key_holder(self, headers: Mapping[str, str]) -> Principal:
         scheme, _, key = headers.get("authorization", "").partition(" ")
         key = key.strip()
         if scheme.lower() != "bearer" or not key:
@@ -54,9 +88,20 @@ class Authenticator:
             self._known.popitem(last=False)
         return principal
 
+    async def _name(self, tenant: TenantId) -> str:
+        until, name = self._names.get(tenant, (0.0, ""))
+        if self._clock() < until:
+            return name
+        name = await self._name_of(tenant)
+        self._names[tenant] = (self._clock() + self._keep_s, name)
+        while len(self._names) > _REMEMBERED:
+            self._names.popitem(last=False)
+        return name
+
     def forget(self) -> None:
         """Drops what is remembered, after a revocation on this replica."""
         self._known.clear()
+        self._names.clear()
 
     async def tenant_principal(self, headers: Mapping[str, str], scope: str) -> tuple[TenantId, Principal]:
         """Tenant and holder of a key with the scope, when no header names another tenant; else 401 or 403."""
@@ -66,7 +111,7 @@ class Authenticator:
         if scope not in principal.scopes:
             raise WireError(403, f"this key lacks the scope {scope!r}: it has {', '.join(sorted(principal.scopes))}")
         stated = headers.get("x-client-id", "").strip()
-        if stated and stated.lower() != str(principal.tenant) and stated != await self._name_of(principal.tenant):
+        if stated and stated.lower() != str(principal.tenant) and stated != await self._name(principal.tenant):
             raise WireError(403, "X-Client-Id names another tenant than the key: leave the header out")
         return principal.tenant, principal
 
