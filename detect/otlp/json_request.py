@@ -148,7 +148,8 @@ def parse_json(payload: bytes) -> list[_ParsedRecord]:
     try:
         return list(_walk(request))
     except _Fault as fault:
-        raise UndecodableBatch(f"the body is not valid OTLP/JSON: {fault}") from None
+        field = str(fault).partition(":")[0]
+        raise UndecodableBatch(f"the body is not valid OTLP/JSON: {fault}", field) from None
 
 
 class _Fault(ValueError):

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from fastapi import FastAPI, Request, Response
 
 from actors.metrics import Metrics
 from serve.auth import Authenticator
 from serve.errors import WireAnswer
+from serve.ingest.envelope import INGEST_PATH, EnvelopeCheck
+from serve.ingest.fast_path import open_door
+from serve.ingest.foreign_doors import add_foreign_doors, open_syslog
 from serve.ingest.intake import Intake
+from serve.ingest.otlp_grpc import OtlpGrpcDoor, grpc_address, serving_grpc
 from serve.ingest.otlp_http import IngestLimits, OtlpHttpDoor
+from serve.ingest.senders import KeyCheck
+from serve.ingest.signed_http import SignedHttpDoor
 from serve.settings import Settings
 
 
@@ -23,6 +32,7 @@ class DoorParts:
     authenticator: Authenticator
     intake: Intake
     metrics: Metrics
+    envelopes: EnvelopeCheck
 
     @property
     def limits(self) -> IngestLimits:
@@ -32,11 +42,45 @@ class DoorParts:
 
 def add_http_doors(application: FastAPI, parts: DoorParts) -> None:
     """The routes that take log records over HTTP."""
-    otlp = OtlpHttpDoor(parts.authenticator, parts.intake, parts.metrics, parts.limits)
+    otlp = OtlpHttpDoor(KeyCheck(parts.authenticator), parts.intake, parts.metrics, parts.limits)
 
-    @application.post("/v1/logs", include_in_schema=False)
-    async def export_logs(request: Request) -> Response:
-        return wire_response(await otlp.handle(request.headers, request.stream(), time.monotonic))
+    async def export_logs(headers: Mapping[str, str], stream: AsyncIterator[bytes]) -> WireAnswer:
+        return await otlp.handle(headers, stream, time.monotonic)
+
+    @application.api_route(
+        "/v1/logs", methods=["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"], include_in_schema=False
+    )
+    async def wrong_method(request: Request) -> Response:
+        return wire_response(otlp.wrong_method(request.headers))
+
+    @application.post("/v1/traces", include_in_schema=False)
+    @application.post("/v1/metrics", include_in_schema=False)
+    async def other_signal(request: Request) -> Response:
+        return wire_response(otlp.other_signal(request.headers))
+
+    checked = OtlpHttpDoor(parts.envelopes, parts.intake, parts.metrics, parts.limits)
+    signed = SignedHttpDoor(checked, lambda: datetime.now(UTC))
+
+    async def ingest_logs(headers: Mapping[str, str], stream: AsyncIterator[bytes]) -> WireAnswer:
+        return await signed.handle(headers, stream, time.monotonic)
+
+    add_foreign_doors(application, parts)
+    open_door(application, INGEST_PATH, ingest_logs)
+    open_door(application, "/v1/logs", export_logs)
+
+
+@asynccontextmanager
+async def other_doors(parts: DoorParts) -> AsyncIterator[None]:
+    """The doors with ports of their own, open while the block runs; they close gently at its end."""
+    settings = parts.settings
+    async with AsyncExitStack() as stack:
+        if settings.syslog_listeners:
+            await stack.enter_async_context(open_syslog(parts))
+        if settings.grpc_port:
+            door = OtlpGrpcDoor(KeyCheck(parts.authenticator), parts.intake, parts.metrics, parts.limits)
+            address = grpc_address(settings.http_host, settings.grpc_port)
+            await stack.enter_async_context(serving_grpc(door, address, parts.limits))
+        yield
 
 
 def wire_response(answer: WireAnswer) -> Response:

@@ -7,20 +7,29 @@ refused is raised as a `WireError` with a reason and counted; the door only puts
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
+import structlog
+
 from actors.metrics import Metrics
 from detect.batch import BatchKind
 from detect.record import TenantId
 from serve.errors import WireError
-from store.journal import Appended, Encoding, IdempotencyConflict, JournalEntry, Overloaded
+from serve.ingest.admission import Admission, Ticket
+from serve.ingest.receipts import Receipt, ReceiptSigner, batch_id
+from store.journal import Appended, Encoding, IdempotencyConflict, JournalEntry, Overloaded, UnknownTenant
 from store.postgres import StorageUnavailable
 
+logger = structlog.get_logger("intake")
+
+_AFTER_A_DEFECT_S = 30
 _KEY_LIMIT = 120  # bytes; the journal holds 128
+_RUN = re.compile(r"[A-Za-z0-9._-]{0,64}")
 
 
 class Journal(Protocol):
@@ -31,15 +40,19 @@ class Journal(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """Who sends, as the credential says: the tenant, and the agent's name within it (the id of its key)."""
+    """Who sends, as the credential says: the tenant, and the agent's name within it (the id of its key).
+
+    `run` is the sender's own name for the life of its spool, by which the loss ledger keeps its books; empty: none.
+    """
 
     tenant: TenantId
     agent: str
+    run: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """One batch that a door has checked and counted. `payload` is the body as received, in `encoding`.
+    """One batch that a door has checked and counted. `payload` is the body as received, or as converted, in `encoding`.
 
     `idempotency_key` is the sender's text for this batch, the same on every retry; empty: the content is the key.
     """
@@ -50,6 +63,9 @@ class Submission:
     payload: bytes
     records: int
     idempotency_key: str = ""
+    # SHA-256 of what was received, where the payload is something else; empty: of the payload.
+    received_digest: bytes = b""
+    door: str = "otlp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,24 +75,67 @@ class Acknowledgement:
     seq: int
     duplicate: bool
     records: int
+    receipt: str = ""
+    elsewhere: bool = False
 
     @property
     def headers(self) -> dict[str, str]:
         """What every door over HTTP or gRPC tells the sender besides its protocol's own answer."""
-        return {"X-Batch-Seq": str(self.seq), "X-Batch-Duplicate": "true" if self.duplicate else "false"}
+        told = {"X-Batch-Seq": str(self.seq), "X-Batch-Duplicate": "true" if self.duplicate else "false"}
+        if self.elsewhere:
+            told["X-Batch-Elsewhere"] = "true"
+        if self.receipt:
+            told["X-Receipt"] = self.receipt
+        return told
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """In whose books a refusal counts, and with how many records (0 where nobody has counted them)."""
+
+    sender: Sender
+    records: int
+
+
+class Refusals(Protocol):
+    """Where refusals are counted for the senders' books (serve.ingest.ledger.RejectionTally)."""
+
+    def add(self, sender: Sender, reason: str, *, retryable: bool, requests: int = 1, records: int = 0) -> None: ...
 
 
 class Intake:
     """Stores submissions. `hint` tells the detector that there is work; losing one costs a poll interval."""
 
-    def __init__(self, journal: Journal, hint: Callable[[TenantId], None], metrics: Metrics) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        hint: Callable[[TenantId], None],
+        metrics: Metrics,
+        receipts: ReceiptSigner | None = None,
+        refusals: Refusals | None = None,
+        admission: Admission | None = None,
+    ) -> None:
         self._journal = journal
         self._hint = hint
         self._metrics = metrics
+        self._receipts = receipts
+        self._refusals = refusals
+        self._admission = admission or Admission.open(metrics)
 
-    async def store(self, submission: Submission) -> Acknowledgement:
-        """Makes the batch durable. Raises WireError, and only that, for whatever keeps it from being stored."""
-        digest = hashlib.sha256(submission.payload).digest()
+    def request(self, sender: Sender, declared: int | None) -> Ticket:
+        """A place for one request, to be held (`async with`) from before its body is read until its answer is made.
+
+        `declared` is the length that the sender states, None for none. Entering raises WireError 429 or 503. A stream
+        without an end takes a place for each batch that it gathers.
+        """
+        return self._admission.request(sender, declared)
+
+    async def store(self, submission: Submission, ticket: Ticket | None = None) -> Acknowledgement:
+        """Makes the batch durable. Raises WireError, and only that, for whatever keeps it from being stored.
+
+        With the ticket of its request a batch is charged what was not foreseen; without one it may be refused here.
+        """
+        digest = submission.received_digest or hashlib.sha256(submission.payload).digest()
         entry = JournalEntry(
             tenant=submission.sender.tenant,
             agent=submission.sender.agent,
@@ -87,28 +146,68 @@ class Intake:
             records=submission.records,
             payload=submission.payload,
             received=datetime.now(UTC),
+            run=submission.sender.run,
         )
-        with errors_on_the_wire():
+        charged = self._admission.charged(submission.sender, submission.records, len(submission.payload), ticket)
+        with on_account_of(submission.sender, submission.records), errors_on_the_wire(), charged:
             appended = await self._journal.append(entry)
         self._count(submission, appended)
-        return Acknowledgement(appended.seq, appended.duplicate, submission.records)
+        records = submission.records if appended.stored_records is None else appended.stored_records
+        receipt = self._receipt(entry, appended.seq, records)
+        return Acknowledgement(appended.seq, appended.duplicate, records, receipt, appended.elsewhere)
 
     def refused(self, error: WireError) -> None:
-        """Counts a request that no door could accept, by its reason."""
+        """Counts a request that no door could accept, by its reason; in the sender's books where it is known."""
         self._metrics.count("ingest_rejected_requests", reason=error.reason)
+        if self._refusals is not None and isinstance(error.account, Account):
+            account = error.account
+            self._refusals.add(account.sender, error.reason, retryable=error.retryable, records=account.records)
+
+    def refused_records(self, sender: Sender, reason: str, records: int) -> None:
+        """Counts records that can never be stored, of a request whose others are, in the sender's books."""
+        if self._refusals is not None:
+            self._refusals.add(sender, reason, retryable=False, requests=0, records=records)
+
+    def _receipt(self, entry: JournalEntry, seq: int, records: int) -> str:
+        if self._receipts is None:
+            return ""
+        batch = batch_id(entry.tenant, entry.agent, entry.idempotency_key, entry.digest)
+        return self._receipts.sign(Receipt(str(entry.tenant), str(batch), seq, entry.digest.hex(), records))
 
     def _count(self, submission: Submission, appended: Appended) -> None:
         if appended.duplicate:
             self._metrics.count("ingest_duplicate_records", submission.records)
             return
         self._metrics.count("ingest_records", submission.records)
+        self._metrics.count("ingest_door_records", submission.records, door=submission.door)
         self._metrics.count("ingest_bytes", len(submission.payload))
         self._hint(submission.sender.tenant)
 
 
 @contextmanager
+def on_account_of(sender: Sender, records: int = 0) -> Iterator[None]:
+    """A refusal that leaves the block is counted in the sender's books as well (Intake.refused)."""
+    try:
+        yield
+    except WireError as error:
+        error.account = error.account or Account(sender, records)
+        raise
+
+
+def agent_run(headers: Mapping[str, str]) -> str:
+    """The sender's name for the life of its spool, from X-Agent-Run; WireError 400 for a name that cannot be one."""
+    run = headers.get("x-agent-run", "")
+    if not _RUN.fullmatch(run):
+        raise WireError(400, "X-Agent-Run takes up to 64 of A-Z, a-z, 0-9, '.', '_' and '-': name the run anew")
+    return run
+
+
+@contextmanager
 def errors_on_the_wire() -> Iterator[None]:
-    """Errors of the store leave the block as the WireError that every door knows how to say."""
+    """Errors of the store leave the block as the WireError that every door knows how to say.
+
+    So do errors that nobody expected, as 503: a sender drops its data on 500, and a defect here must not cost it.
+    """
     try:
         yield
     except Overloaded as error:
@@ -120,6 +219,14 @@ def errors_on_the_wire() -> Iterator[None]:
     except IdempotencyConflict as error:
         detail = "X-Idempotency-Key was used for another body: give each batch a key of its own"
         raise WireError(400, detail, reason="key_reused") from error
+    except UnknownTenant as error:
+        raise WireError(401, "the tenant of this key does not exist any more: ask your administrator") from error
+    except WireError:
+        raise
+    except Exception as error:
+        logger.error("unexpected error at a door", exc_info=error)
+        detail = "an unexpected error, which is logged: keep the batch and retry later"
+        raise WireError(503, detail, retry_after_s=_AFTER_A_DEFECT_S, reason="internal") from error
 
 
 def _journal_key(stated: str, digest: bytes) -> bytes:

@@ -7,7 +7,6 @@ the answer to trouble on this side.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 
@@ -15,14 +14,17 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 
 from actors.metrics import Metrics
 from detect.batch import BatchKind
-from detect.otlp import UndecodableBatch, count_records
-from serve.auth import Authenticator
 from serve.errors import JSON, PROTOBUF, WireAnswer, WireError, otlp_error
-from serve.ingest.body import check_declared_length, content_encoding, decompress, read_body
-from serve.ingest.intake import Intake, Sender, Submission, errors_on_the_wire
-from store.journal import Encoding
-
-_OFF_THE_LOOP = 256 * 1024  # bodies above this are inflated and parsed in a thread, so that small requests flow on
+from serve.ingest.body import (
+    ACCEPTED_ENCODINGS,
+    check_declared_length,
+    compressed_answer,
+    content_encoding,
+    count_in_body,
+    read_body,
+)
+from serve.ingest.intake import Intake, Submission, errors_on_the_wire, on_account_of
+from serve.ingest.senders import SenderCheck
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +36,10 @@ class IngestLimits:
 
 
 class OtlpHttpDoor:
-    """POST /v1/logs."""
+    """POST /v1/logs, and POST /ingest/logs with a check that demands more of its senders."""
 
-    def __init__(self, authenticator: Authenticator, intake: Intake, metrics: Metrics, limits: IngestLimits) -> None:
-        self._authenticator = authenticator
+    def __init__(self, senders: SenderCheck, intake: Intake, metrics: Metrics, limits: IngestLimits) -> None:
+        self._senders = senders
         self._intake = intake
         self._metrics = metrics
         self._limits = limits
@@ -55,42 +57,60 @@ class OtlpHttpDoor:
         except WireError as error:
             self._intake.refused(error)
             answer = otlp_error(error, content_type)
+            if answer.status == 415:
+                answer.headers["Accept-Encoding"] = ACCEPTED_ENCODINGS
         self._metrics.count("ingest_requests", status=str(answer.status))
         self._metrics.observe("ingest_seconds", clock() - started)
+        return compressed_answer(answer, headers.get("accept-encoding", ""))
+
+    def wrong_method(self, headers: Mapping[str, str]) -> WireAnswer:
+        """The answer to anything but POST, for people with a browser and probes of load balancers."""
+        detail = "log records come here by POST, as OTLP in protobuf or JSON; health is at GET /healthz"
+        answer = self._refusal(headers, WireError(405, detail))
+        answer.headers["Allow"] = "POST"
         return answer
+
+    def other_signal(self, headers: Mapping[str, str]) -> WireAnswer:
+        """The answer to traces and metrics, final, so that a sender of all three signals says so in its own log."""
+        detail = "this system takes logs only, at /v1/logs: switch this signal off at the sender"
+        return self._refusal(headers, WireError(404, detail))
+
+    def _refusal(self, headers: Mapping[str, str], error: WireError) -> WireAnswer:
+        self._intake.refused(error)
+        self._metrics.count("ingest_requests", status=str(error.status))
+        return otlp_error(error, PROTOBUF if _media_type(headers.get("content-type", "")) == PROTOBUF else JSON)
 
     async def _accept(
         self, headers: Mapping[str, str], stream: AsyncIterator[bytes], content_type: str, kind: BatchKind
     ) -> WireAnswer:
         encoding = content_encoding(headers.get("content-encoding", ""))
-        tenant, principal = await self._authenticator.tenant_principal(headers, "ingest")
-        check_declared_length(headers.get("content-length", ""), self._limits.compressed)
-        body = await read_body(stream, self._limits.compressed)
-        if len(body) > _OFF_THE_LOOP:
-            records = await asyncio.to_thread(self._validate, body, encoding, kind)
-        else:
-            records = self._validate(body, encoding, kind)
-        if records == 0:
-            return _success(content_type, {})
-        sender = Sender(tenant, principal.key_id)
-        key = headers.get("x-idempotency-key", "")
-        acknowledged = await self._intake.store(Submission(sender, kind, encoding, body, records, key))
+        admitted = await self._senders.admit(headers)
+        with on_account_of(admitted.sender):
+            declared = check_declared_length(headers.get("content-length", ""), self._limits.compressed)
+            async with self._intake.request(admitted.sender, declared) as ticket:
+                body = await read_body(stream, self._limits.compressed, declared)
+                ticket.arrived(len(body))
+                await admitted.confirm(body)
+                records = await count_in_body(body, encoding, kind, self._limits.decompressed)
+                if records == 0:
+                    return _success(content_type, {})
+                key = headers.get("x-idempotency-key", "")
+                submission = Submission(admitted.sender, kind, encoding, body, records, key)
+                acknowledged = await self._intake.store(submission, ticket)
         return _success(content_type, acknowledged.headers)
-
-    def _validate(self, body: bytes, encoding: Encoding, kind: BatchKind) -> int:
-        try:
-            return count_records(kind, decompress(body, encoding, self._limits.decompressed))
-        except UndecodableBatch as error:
-            raise WireError(400, str(error)) from error
 
 
 def _content_type(header: str) -> tuple[str, BatchKind]:
-    name = header.partition(";")[0].strip().lower()
+    name = _media_type(header)
     if name == PROTOBUF:
         return PROTOBUF, "otlp_protobuf"
     if name == JSON:
         return JSON, "otlp_json"
     raise WireError(415, f"Content-Type {name[:60]!r} is not supported: send {PROTOBUF} or {JSON}")
+
+
+def _media_type(header: str) -> str:
+    return header.partition(";")[0].strip().lower()
 
 
 def _success(content_type: str, headers: dict[str, str]) -> WireAnswer:
