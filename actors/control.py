@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import asdict, dataclass
 from datetime import datetime
+from uuid import UUID
 
 import orjson
 
@@ -22,6 +24,25 @@ async def append_rules(journal: JournalWriter, tenant: TenantId, digest: str, re
 async def append_tick(journal: JournalWriter, tenant: TenantId, received: datetime) -> Appended:
     """Lets time pass for a tenant that fell silent, so that its windows close."""
     return await _append(journal, tenant, {"type": "tick"}, received)
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerGap:
+    """Records that a sender's books and ours disagree about; `run` is the life of the sender's spool."""
+
+    agent: str
+    run: str
+    missing: int
+    excess: int
+    detail: str
+
+
+async def append_ledger_gap(journal: JournalWriter, tenant: TenantId, gap: LedgerGap, received: datetime) -> Appended:
+    """Makes a gap known to the detector; the same gap again is a duplicate, whoever finds it and when."""
+    body = orjson.dumps({"type": "ledger_gap", **asdict(gap)}, option=orjson.OPT_SORT_KEYS)
+    named = orjson.dumps(["ledger_gap", gap.agent, gap.run, gap.missing, gap.excess])
+    key = hashlib.sha256(named).digest()
+    return await append_control(journal, tenant, body, idempotency_key=key, digest=key, received=received)
 
 
 async def _append(journal: JournalWriter, tenant: TenantId, control: dict[str, str], received: datetime) -> Appended:
@@ -43,3 +64,12 @@ async def enforce_rules(
         return False
     await append_rules(journal, tenant, digest, received)
     return True
+
+
+async def append_retry(
+    journal: JournalWriter, tenant: TenantId, control: bytes, letter: UUID, attempts: int, received: datetime
+) -> Appended:
+    """Has a dead letter judged again. The same attempt is one row, however often it is asked for."""
+    key = hashlib.sha256(b"retry" + letter.bytes + attempts.to_bytes(4, "big")).digest()
+    # Of the attempt, not of the content: a version between two requests may write the same retry in other words.
+    return await append_control(journal, tenant, control, idempotency_key=key, digest=key, received=received)

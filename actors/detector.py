@@ -1,33 +1,37 @@
 """A detector shard: many tenants' detectors in one actor, fed from the journal, fenced by an epoch.
 
-The shard is a thin shell. `ShardWorker` is the loop: it finds tenants whose journal is ahead of their mark, takes fair
-turns, lets the pure `TenantDetector` judge, and commits what it said together with the mark in one transaction that
-an older epoch cannot make. `DetectorShard` runs the worker in a thread of its own, so that an actor call is answered
-while a batch is being judged. Whatever fails, the state in memory is thrown away and rebuilt from snapshot and journal.
+The shard is a thin shell. `ShardWorker` is the loop: it holds the shards that the plan gives it, finds tenants whose
+journal is ahead of their mark, takes fair turns, lets the pure `TenantDetector` judge, and commits what it said
+together with the mark in one transaction that an older epoch cannot make. `DetectorShard` runs the worker in a thread
+of its own, so that an actor call is answered while a batch is being judged. Whatever fails, the state in memory is
+thrown away and rebuilt from snapshot and journal.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import structlog
 
 from actors.control import append_tick
-from actors.judge import TenantJudge, TurnLimits
+from actors.held_tenants import HeldTenants
+from actors.judge import SnapshotUnusable, TenantJudge, TurnLimits
 from actors.logs import configure_logs
 from actors.rules import RuleLibrary
+from actors.shard_claims import ShardClaims
 from detect.record import TenantId
-from store.detections import Fenced
 from store.journal import JournalWriter, behind
 from store.postgres import Pool, StorageUnavailable, connect_pool, system_transaction_as_detector
-from store.shards import actor_of, claim, shard_of
+from store.shards import Fenced, Superseded, silent_tenants
+from store.snapshots import REPLAY_HORIZON
 
 logger = structlog.get_logger("detector")
 
@@ -36,7 +40,10 @@ _RETRY_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class ShardPlan:
-    """How one actor works: its name, all actors that share the shards, and its pace (seconds, rows, bytes)."""
+    """How one actor works: its name, and its pace (seconds, rows, bytes).
+
+    `actors` share the shards until the store has a plan, which may change while they work.
+    """
 
     name: str
     actors: tuple[str, ...]
@@ -48,6 +55,11 @@ class ShardPlan:
     turn_rows: int = 64
     turn_bytes: int = 8 * 2**20
     turn_records: int = 2000
+    reconcile_every_s: float = 2.0
+    handover_s: float = 5.0
+    longest_pause_s: float = 15.0
+    max_tenants: int = 500
+    replay_horizon: timedelta = REPLAY_HORIZON
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +84,9 @@ class ShardReport:
     poison: int = 0
     restarts: int = 0
     tenants: int = 0
+    parked: int = 0
+    evicted: int = 0
+    shards: int = 0
     lag_batches: int = 0
 
     def add(self, batches: int, counts: dict[str, int]) -> None:
@@ -93,9 +108,7 @@ class ShardWorker:
         self._clock = clock
         self._woken = asyncio.Event()
         self._stopping = False
-        self._judges: dict[TenantId, TenantJudge] = {}
-        self._epochs: dict[int, int] = {}
-        self._ticked: dict[TenantId, float] = {}
+        self._claims = ShardClaims(plan.name, plan.actors, plan.virtual_shards, plan.handover_s)
         self.report = ShardReport(actor=plan.name)
 
     def wake(self) -> None:
@@ -108,102 +121,174 @@ class ShardWorker:
         self._woken.set()
 
     async def run(self) -> None:
-        """Claims the actor's shards and works until stopped or fenced off; reconnects after storage trouble."""
+        """Works until stopped, replaced by a newer process of its name, or removed from the plan.
+
+        Reconnects after storage trouble.
+        """
         while not self._stopping:
             try:
                 await self._work()
+                return
             except StorageUnavailable as error:
-                self._forget_all("waiting for the store")
+                self._end("waiting for the store", restarted=True)
+                self._claims.forget()
                 logger.warning("store unavailable", actor=self._plan.name, error=str(error))
                 await asyncio.sleep(min(error.retry_after_s, _RETRY_S))
-            except Fenced as error:
-                self._forget_all("fenced")
-                logger.warning("another actor took the shards: stopping", actor=self._plan.name, error=str(error))
+            except Superseded as error:
+                self._end("fenced", restarted=True)
+                logger.warning("another process has this actor's name: stopping", error=str(error))
                 return
-        self._forget_all("stopped")
+        self._end("stopped", restarted=False)
 
     async def _work(self) -> None:
         name = f"detector {self._plan.name}"
         with contextlib.ExitStack() as stack:
-            pool = await connect_pool(self._dsns.detector, name=name, max_size=2)
+            pool = await connect_pool(
+                self._dsns.detector, name=name, max_size=2, longest_pause_s=self._plan.longest_pause_s
+            )
             stack.callback(pool.terminate)
             writer = await connect_pool(self._dsns.writer, name=name, min_size=0, max_size=1)
             stack.callback(writer.terminate)
-            async with system_transaction_as_detector(pool) as transaction:
-                self._epochs = await claim(transaction, self._plan.name, self._own_shards())
-            library, journal = RuleLibrary(pool), JournalWriter(writer)
-            self.report.state = "running"
+            work = _Work(self._plan, pool, JournalWriter(writer), self._claims, self._clock, self.report)
             while not self._stopping:
                 self._woken.clear()
-                judged = await self._round(pool, library, journal)
-                if not judged:
+                if not await work.keep_house():
+                    self._end("removed", restarted=False)
+                    return
+                self.report.state = "running"
+                if not await work.round(lambda: self._stopping):
                     await self._pause()
-
-    def _own_shards(self) -> list[int]:
-        plan = self._plan
-        return [shard for shard in range(plan.virtual_shards) if actor_of(shard, plan.actors) == plan.name]
-
-    async def _round(self, pool: Pool, library: RuleLibrary, journal: JournalWriter) -> int:
-        """One fair turn for every tenant that is behind; the number of batches judged."""
-        async with system_transaction_as_detector(pool) as transaction:
-            work = await behind(transaction)
-        mine = {
-            tenant: last_seq - mark
-            for tenant, (mark, last_seq) in work.items()
-            if shard_of(tenant, self._plan.virtual_shards) in self._epochs
-        }
-        self.report.lag_batches = sum(mine.values())
-        judged = 0
-        for tenant in mine:
-            if self._stopping:
-                break
-            judged += await self._turn(tenant, pool, library)
-        await self._tick_idle(journal)
-        self.report.tenants = len(self._judges)
-        return judged
-
-    async def _turn(self, tenant: TenantId, pool: Pool, library: RuleLibrary) -> int:
-        shard = shard_of(tenant, self._plan.virtual_shards)
-        judge = self._judges.get(tenant)
-        if judge is None:
-            limits = TurnLimits(self._plan.turn_rows, self._plan.turn_bytes, self._plan.turn_records)
-            judge = self._judges[tenant] = TenantJudge(tenant, pool, library, limits)
-        try:
-            turn = await judge.turn(shard, self._epochs[shard], self._snapshot_due, self._clock())
-        except (Fenced, StorageUnavailable):
-            raise
-        except Exception:
-            # One tenant's trouble must not stop the others; its state is rebuilt from the journal at the next turn.
-            del self._judges[tenant]
-            self.report.restarts += 1
-            logger.exception("judging failed; the tenant is replayed", tenant=str(tenant), actor=self._plan.name)
-            return 0
-        self.report.add(turn.rows, turn.counts)
-        return turn.rows
-
-    def _snapshot_due(self, batches: int, seconds: float) -> bool:
-        return batches >= self._plan.snapshot_every_batches or seconds >= self._plan.snapshot_every_s
-
-    async def _tick_idle(self, journal: JournalWriter) -> None:
-        """A tick row for tenants that fell silent with windows open: time passes for them as data, not by a clock."""
-        now = self._clock()
-        for tenant, judge in self._judges.items():
-            if not judge.open_windows or judge.last_received is None:
-                continue
-            quiet = now - max(judge.last_received.timestamp(), self._ticked.get(tenant, 0.0))
-            if quiet >= self._plan.tick_after_idle_s:
-                self._ticked[tenant] = now
-                await append_tick(journal, tenant, datetime.fromtimestamp(now, UTC))
+        self._end("stopped", restarted=False)
 
     async def _pause(self) -> None:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._woken.wait(), self._plan.poll_interval_s)
 
-    def _forget_all(self, state: str) -> None:
-        if self._judges:
-            self.report.restarts += 1
-        self._judges.clear()
+    def _end(self, state: str, *, restarted: bool) -> None:
+        self.report.restarts += restarted and self.report.tenants > 0
+        self.report.tenants = self.report.shards = 0
         self.report.state = state
+
+
+class _Work:
+    """What a worker does over one connection to the store: judging, and keeping its shards and memory in order."""
+
+    def __init__(
+        self,
+        plan: ShardPlan,
+        pool: Pool,
+        journal: JournalWriter,
+        claims: ShardClaims,
+        clock: Callable[[], float],
+        report: ShardReport,
+    ) -> None:
+        self._plan = plan
+        self._pool = pool
+        self._journal = journal
+        self._claims = claims
+        self._clock = clock
+        self._report = report
+        library = RuleLibrary.of_detector(pool)
+        limits = TurnLimits(plan.turn_rows, plan.turn_bytes, plan.turn_records, plan.replay_horizon)
+        self._held = HeldTenants(plan.max_tenants, lambda tenant: TenantJudge(tenant, pool, library, limits))
+        self._reconciled: float | None = None
+        self._ticked = 0.0
+
+    async def round(self, stopping: Callable[[], bool]) -> int:
+        """One fair turn for every tenant that is behind; the number of batches judged."""
+        async with system_transaction_as_detector(self._pool) as transaction:
+            work = await behind(transaction)
+        mine = {tenant: last_seq - mark for tenant, (mark, last_seq) in work.items() if self._claims.holds(tenant)}
+        self._report.lag_batches = sum(mine.values())
+        judged = 0
+        for tenant in self._held.in_turn(mine, self._clock()):
+            if stopping() or not await self.keep_house():
+                break
+            if self._claims.holds(tenant):  # housekeeping may have given it to another
+                judged += await self._turn(tenant)
+        self._report.tenants, self._report.parked = len(self._held), self._held.parked
+        return judged
+
+    async def _turn(self, tenant: TenantId) -> int:
+        shard = self._claims.shard_of(tenant)
+        judge = self._held.get(tenant)
+        try:
+            turn = await judge.turn(shard, self._claims.epochs[shard], self._snapshot_due, self._clock())
+        except StorageUnavailable:
+            raise
+        except Fenced as error:
+            self._held.drop(tenant)
+            self._reconciled = None
+            logger.warning("another actor has taken a shard", actor=self._plan.name, error=str(error))
+            return 0
+        except Exception as error:
+            # One tenant's trouble must not stop the others; its state is rebuilt from the journal at its next turn.
+            wait = self._held.leave_alone(tenant, self._clock(), long=isinstance(error, SnapshotUnusable))
+            self._report.restarts += 1
+            logger.exception(
+                "judging failed; the tenant is replayed", tenant=str(tenant), actor=self._plan.name, again_in_s=wait
+            )
+            return 0
+        self._held.went_well(tenant)
+        self._report.add(turn.rows, turn.counts)
+        await self._let_go(self._held.surplus())
+        return turn.rows
+
+    async def keep_house(self) -> bool:
+        """Reconciles and ticks when it is time to; False once the plan has no place for this actor."""
+        now = self._clock()
+        if self._reconciled is None or not 0 <= now - self._reconciled < self._plan.reconcile_every_s:
+            self._reconciled = now
+            if not await self._reconcile(now):
+                self._reconciled = None
+                return False
+        if not 0 <= now - self._ticked < min(self._plan.reconcile_every_s, self._plan.tick_after_idle_s):
+            self._ticked = now
+            await self._tick_silent(now)
+        return True
+
+    async def _reconcile(self, now: float) -> bool:
+        changes = await self._claims.reconcile(self._pool, now)
+        claims = self._claims
+        if changes.surplus:
+            leaving = self._held.of(lambda tenant: claims.shard_of(tenant) in changes.surplus)
+            await self._let_go(leaving)
+            await claims.release(self._pool, changes.surplus)
+        for tenant in self._held.of(lambda tenant: not claims.holds(tenant)):
+            self._held.drop(tenant)
+        # What was read under an earlier claim may have been judged further by another since.
+        for tenant in self._held.of(lambda tenant: claims.shard_of(tenant) in changes.gained):
+            self._held.drop(tenant)
+        self._report.shards = len(claims.epochs)
+        return claims.in_plan
+
+    async def _let_go(self, tenants: Collection[TenantId]) -> None:
+        """Drops tenants from memory, each after a snapshot of what it has not stored yet."""
+        for tenant in tenants:
+            judge = self._held.drop(tenant)
+            shard = self._claims.shard_of(tenant)
+            if judge is None or shard not in self._claims.epochs:
+                continue
+            self._report.evicted += 1
+            try:
+                await judge.keep(shard, self._claims.epochs[shard])
+            except Fenced:  # then the successor replays a little more
+                self._reconciled = None
+
+    def _snapshot_due(self, batches: int, seconds: float) -> bool:
+        return batches >= self._plan.snapshot_every_batches or seconds >= self._plan.snapshot_every_s
+
+    async def _tick_silent(self, now: float) -> None:
+        """A tick row for tenants that fell silent with windows open: time passes for them as data, not by a clock."""
+        try:
+            since = datetime.fromtimestamp(now, UTC) - timedelta(seconds=self._plan.tick_after_idle_s)
+        except OverflowError:  # a wait beyond all times: never
+            return
+        async with system_transaction_as_detector(self._pool) as transaction:
+            silent = await silent_tenants(transaction, since)
+        for tenant in silent:
+            if self._claims.holds(tenant):
+                await append_tick(self._journal, tenant, datetime.fromtimestamp(now, UTC))
 
 
 class DetectorShard:
@@ -214,6 +299,9 @@ class DetectorShard:
 
     def __init__(self, plan: ShardPlan) -> None:
         configure_logs()
+        # States are many small objects that live long and have no cycles: looking for some at the usual pace costs a
+        # quarter of all judging, and more than half of a snapshot.
+        gc.set_threshold(100_000, 20, 20)
         dsns = DetectorDsns(os.environ["TRUSTSOC_DETECTOR_DSN"], os.environ["TRUSTSOC_WRITER_DSN"])
         self._worker = ShardWorker(plan, dsns, time.time)
         self._loop = asyncio.new_event_loop()

@@ -19,7 +19,21 @@ CounterName = Literal[
     "ingest_duplicate_records",
     "ingest_rejected_requests",
     "ingest_bytes",
+    "ingest_door_requests",
+    "ingest_door_records",
+    "ingest_door_rejected_records",
+    "syslog_connections",
+    "syslog_cut_messages",
+    "syslog_retries",
+    "syslog_lost_records",
     "hints_lost",
+    "admission_decisions",
+    "tenant_records",
+    "tenant_refused_requests",
+    "janitor_rows",
+    "janitor_failures",
+    "searches_refused",
+    "ledger_statements",
 ]
 HistogramName = Literal["ingest_seconds"]
 GaugeName = Literal[
@@ -32,7 +46,24 @@ GaugeName = Literal[
     "detector_lag_batches",
     "detector_restarts",
     "detector_tenants",
+    "detector_parked",
+    "detector_evicted",
+    "detector_shards",
     "llm_ready",
+    "admission_requests",
+    "admission_bytes",
+    "journal_waiting_batches",
+    "journal_waiting_bytes",
+    "backlog_records",
+    "disk_free_bytes",
+    "tls_certificate_expires_seconds",
+    "syslog_open_connections",
+    "syslog_listeners",
+    "janitor_last_success_seconds",
+    "janitor_duration_seconds",
+    "ledger_gaps",
+    "ledger_missing_records",
+    "ledger_excess_records",
 ]
 DETECTOR_GAUGES: tuple[GaugeName, ...] = tuple(name for name in get_args(GaugeName) if name.startswith("detector_"))
 MetricName = CounterName | HistogramName | GaugeName
@@ -54,6 +85,25 @@ METRICS: dict[str, MetricSpec] = {
     "ingest_duplicate_records": MetricSpec("counter", "records", "Log records of batches that were stored already."),
     "ingest_rejected_requests": MetricSpec("counter", "requests", "Requests refused, by reason.", ("reason",)),
     "ingest_bytes": MetricSpec("counter", "bytes", "Request bodies made durable, as received."),
+    "ingest_door_requests": MetricSpec(
+        "counter", "requests", "Requests to the doors beside OTLP, by HTTP status.", ("door", "status")
+    ),
+    "ingest_door_records": MetricSpec(
+        "counter", "records", "Log records made durable, by the door they came in.", ("door",)
+    ),
+    "ingest_door_rejected_records": MetricSpec(
+        "counter", "records", "Lines, documents and messages that can never be stored, by reason.", ("door", "reason")
+    ),
+    "syslog_connections": MetricSpec("counter", "connections", "Syslog connections, by how they ended.", ("outcome",)),
+    "syslog_cut_messages": MetricSpec(
+        "counter", "messages", "Syslog messages over the limit or cut off: stored, marked."
+    ),
+    "syslog_retries": MetricSpec(
+        "counter", "attempts", "Syslog batches that the journal did not take yet; tried again."
+    ),
+    "syslog_lost_records": MetricSpec("counter", "records", "Syslog messages read and given up at a shutdown."),
+    "syslog_open_connections": MetricSpec("gauge", "connections", "Syslog connections that are open now."),
+    "syslog_listeners": MetricSpec("gauge", "listeners", "Syslog listeners that this replica holds open."),
     "hints_lost": MetricSpec("counter", "hints", "Wake-up hints that did not reach a detector; the poll covers them."),
     "ingest_seconds": MetricSpec("histogram", "seconds", "Time from the request's last byte to its answer."),
     "detector_batches": MetricSpec("gauge", "batches", "Batches judged since the actor started.", ("actor",)),
@@ -65,7 +115,29 @@ METRICS: dict[str, MetricSpec] = {
     "detector_lag_batches": MetricSpec("gauge", "batches", "Batches that are durable and not judged yet.", ("actor",)),
     "detector_restarts": MetricSpec("gauge", "restarts", "Times the actor dropped its state and replayed.", ("actor",)),
     "detector_tenants": MetricSpec("gauge", "tenants", "Tenants whose state the actor holds.", ("actor",)),
+    "detector_parked": MetricSpec("gauge", "tenants", "Tenants left alone for a while after a failure.", ("actor",)),
+    "detector_evicted": MetricSpec("gauge", "tenants", "Times a tenant's state was put away to make room.", ("actor",)),
+    "detector_shards": MetricSpec("gauge", "shards", "Shards that the actor holds.", ("actor",)),
     "llm_ready": MetricSpec("gauge", "boolean", "1 while the language model answers."),
+    "admission_decisions": MetricSpec("counter", "requests", "Requests admitted, or refused why.", ("decision",)),
+    "tenant_records": MetricSpec("counter", "records", "Records taken from a tenant; `other`: the rest.", ("tenant",)),
+    "tenant_refused_requests": MetricSpec("counter", "requests", "Requests refused by admission.", ("tenant",)),
+    "admission_requests": MetricSpec("gauge", "requests", "Log requests that are being taken in now."),
+    "admission_bytes": MetricSpec("gauge", "bytes", "Bodies of those requests, as sent."),
+    "journal_waiting_batches": MetricSpec("gauge", "batches", "Batches that wait for a commit."),
+    "journal_waiting_bytes": MetricSpec("gauge", "bytes", "Payload that waits for a commit."),
+    "backlog_records": MetricSpec("gauge", "records", "Durable records that no detector has judged yet (estimated)."),
+    "disk_free_bytes": MetricSpec("gauge", "bytes", "Free on the disk of the embedded PostgreSQL."),
+    "tls_certificate_expires_seconds": MetricSpec("gauge", "seconds", "When the TLS certificate expires, epoch."),
+    "ledger_statements": MetricSpec("counter", "statements", "Senders' statements, by their verdict.", ("verdict",)),
+    "ledger_gaps": MetricSpec("gauge", "runs", "Runs whose sender's books and the journal do not balance."),
+    "ledger_missing_records": MetricSpec("gauge", "records", "Records that senders had and the journal has not."),
+    "ledger_excess_records": MetricSpec("gauge", "records", "Records that the journal has and no sender knows of."),
+    "janitor_rows": MetricSpec("counter", "rows", "Rows and partitions made or deleted by a chore.", ("chore",)),
+    "janitor_failures": MetricSpec("counter", "runs", "Runs of a chore that failed or were put off.", ("chore",)),
+    "searches_refused": MetricSpec("counter", "searches", "Searches put off because too many ran at once."),
+    "janitor_last_success_seconds": MetricSpec("gauge", "seconds", "When a chore last succeeded, epoch.", ("chore",)),
+    "janitor_duration_seconds": MetricSpec("gauge", "seconds", "How long a chore's last success took.", ("chore",)),
 }
 
 _BUCKETS = {

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 
-import orjson
+import msgspec
 
 from detect.batch import Batch
-from detect.sigma import RuleSet, load_rule_set, unpack
+from detect.retry import RetryControl
+from detect.sigma import CompiledMatcher, RuleMatcher, RuleSet, SigmaRule, load_rule_set, unpack
 from store.postgres import Pool, system_transaction_as_detector
 from store.rule_sets import get_rule_set
+
+FetchPack = Callable[[str], Awaitable[bytes | None]]
 
 
 class RuleSetMissing(LookupError):
@@ -20,12 +24,40 @@ class RuleSetMissing(LookupError):
         self.digest = digest
 
 
-class RuleLibrary:
-    """Loaded rule sets of one process, shared by its tenants. `resolve` is what a tenant detector calls."""
+class _Names(msgspec.Struct, frozen=True):
+    """What of a control row says which rules it is about."""
 
-    def __init__(self, detector_pool: Pool) -> None:
-        self._pool = detector_pool
+    type: str = ""
+    digest: str = ""
+    kind: str = ""
+
+
+_NAMES = msgspec.json.Decoder(_Names)
+_RETRY = msgspec.json.Decoder(RetryControl)
+
+
+class RuleLibrary:
+    """Loaded rule sets of one thread, shared by its tenants. `resolve` is what a tenant detector calls.
+
+    A rule set is compiled once for all tenants that are judged by it: a matcher remembers values and decisions, not
+    tenants, so sharing it changes nothing that is said. What one tenant's odd values push out of its bounded caches,
+    the others compute again.
+    """
+
+    def __init__(self, fetch: FetchPack) -> None:
+        self._fetch = fetch
         self._loaded: dict[str, RuleSet] = {}
+        self._matchers: dict[str, CompiledMatcher] = {}
+
+    @classmethod
+    def of_detector(cls, detector_pool: Pool) -> RuleLibrary:
+        """A library over the table of packs, through a pool of the detector role."""
+
+        async def fetch(digest: str) -> bytes | None:
+            async with system_transaction_as_detector(detector_pool) as transaction:
+                return await get_rule_set(transaction, digest)
+
+        return cls(fetch)
 
     def resolve(self, digest: str) -> RuleSet:
         """The rule set of a digest; raises RuleSetMissing."""
@@ -34,12 +66,18 @@ class RuleLibrary:
         except KeyError:
             raise RuleSetMissing(digest) from None
 
+    def matcher(self, rules: Sequence[SigmaRule]) -> RuleMatcher:
+        """The matcher of a loaded rule set's rules; one of its own for any others."""
+        for digest, loaded in self._loaded.items():
+            if loaded.rules is rules:
+                return self._matchers.setdefault(digest, CompiledMatcher(rules))
+        return CompiledMatcher(rules)
+
     async def load(self, digest: str) -> None:
         """Fetches and compiles a pack unless that was done before; an unknown digest stays missing."""
         if digest in self._loaded:
             return
-        async with system_transaction_as_detector(self._pool) as transaction:
-            pack = await get_rule_set(transaction, digest)
+        pack = await self._fetch(digest)
         if pack is not None:
             self._loaded[digest] = await asyncio.to_thread(lambda: load_rule_set(unpack(pack)))
 
@@ -48,8 +86,10 @@ class RuleLibrary:
         if batch.kind != "control":
             return
         try:
-            control = orjson.loads(batch.payload)
-        except orjson.JSONDecodeError:
-            return
-        if isinstance(control, dict) and isinstance(control.get("digest"), str):
-            await self.load(control["digest"])
+            named = _NAMES.decode(batch.payload)
+            if named.type == "retry" and named.kind == "control":
+                await self.load_for(_RETRY.decode(batch.payload).batch())
+            elif named.digest:
+                await self.load(named.digest)
+        except (msgspec.DecodeError, ValueError):
+            return  # the detector parks such a row, with the reason

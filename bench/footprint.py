@@ -32,7 +32,7 @@ _INCIDENT: dict[str, Any] = {
 
 def measure(system: System) -> list[Figure]:
     """Of a running system without a model: its start, its memory once the corpus is there, its advisories."""
-    figures = [Figure("cold start to ready, no model", system.started_s, "s", 30, "lower", COMMAND)]
+    figures = [Figure("cold start to ready, no model", system.started_s, "s", 25, "lower", COMMAND)]
     _await(system, lambda advisor: bool(advisor["ready"]), 600)
     time.sleep(5)
     figures.append(Figure("memory, no model", system.pss_bytes() / _GIB, "GiB PSS", 1.6, "lower", COMMAND))

@@ -18,26 +18,49 @@ _CONNECTIONS = 8
 _SECONDS = 2.0
 _END_TO_END_REQUESTS = 60
 _BODIES = 32
+_RESTART_LIMIT_S = 120.0
+
+
+# Records a second to keep, by records a request.
+_FLOORS = {100: 30_000.0, 1000: 150_000.0}
+_CPU_FLOOR_MS = 3.5
 
 
 def measure(system: System) -> list[Figure]:
-    """Records a second at 100 and 1000 a request, ratio to a server that only parses, end-to-end rate, lag."""
+    """Records a second at 100 and 1000 a request, what a request costs and where, end-to-end rate, lag, restart."""
     figures = []
     for records in (100, 1000):
-        bodies = [export_request(records, seed, time.time_ns()) for seed in range(_BODIES)]
-        load = _burst(f"{system.base_url}/v1/logs", system.key, bodies, f"ingest-{records}")
-        rate = load.requests * records / load.seconds
-        figures.append(Figure(f"ingest, {records} records a request", rate, "records/s", None, "higher", COMMAND))
-        figures.append(
-            Figure(f"ingest p99, {records}", percentile(load.latencies, 0.99) * 1000, "ms", None, "lower", COMMAND)
-        )
-        with bare_server() as url:
-            bare = _burst(f"{url}/v1/logs", system.key, bodies, "bare")
-        share = rate / (bare.requests * records / bare.seconds)
-        figures.append(Figure(f"ingest ÷ parse only, {records}", share, "ratio", None, "higher", COMMAND))
+        figures += _rate(system, records)
         system.await_judged()
     end_to_end, rate = _end_to_end(system)
-    return [*figures, *end_to_end, *_lag(system, rate)]
+    return [*figures, *end_to_end, *_lag(system, rate), _shard_restart(system)]
+
+
+def _rate(system: System, records: int) -> list[Figure]:
+    bodies = [export_request(records, seed, time.time_ns()) for seed in range(_BODIES)]
+    before = system.cpu_by_part()
+    load = _burst(f"{system.base_url}/v1/logs", system.key, bodies, f"ingest-{records}")
+    spent = {part: seconds - before[part] for part, seconds in system.cpu_by_part().items()}
+    rate = load.requests * records / load.seconds
+    with bare_server() as url:
+        bare = _burst(f"{url}/v1/logs", system.key, bodies, "bare")
+    share = rate / (bare.requests * records / bare.seconds)
+    p99 = percentile(load.latencies, 0.99) * 1000
+
+    def each(seconds: float) -> float:
+        return seconds / load.requests * 1000
+
+    door, floor = spent["edge"] + spent["proxy"], _CPU_FLOOR_MS if records == 100 else None
+    name = f"{records}-record request"
+    return [
+        Figure(f"ingest, {records} records a request", rate, "records/s", _FLOORS[records], "higher", COMMAND),
+        Figure(f"ingest p99, {records}", p99, "ms", None, "lower", COMMAND),
+        Figure(f"ingest ÷ parse only, {records}", share, "ratio", None, "higher", COMMAND),
+        Figure(f"server CPU per {name}: edge and proxy", each(door), "ms", floor, "lower", COMMAND),
+        Figure(f"server CPU per {name}: PostgreSQL", each(spent["postgres"]), "ms", None, "lower", COMMAND),
+        Figure(f"server CPU per {name}: judging meanwhile", each(spent["detector"]), "ms", None, "lower", COMMAND),
+        Figure(f"client CPU per {name}", each(load.client_cpu), "ms", None, "lower", COMMAND),
+    ]
 
 
 def _burst(url: str, key: str, bodies: list[bytes], run: str) -> LoadResult:
@@ -103,3 +126,22 @@ async def _probe(system: System, lags: list[float]) -> None:
                 await asyncio.sleep(0.01)
             lags.append(time.monotonic() - acknowledged)
             await asyncio.sleep(0.1)
+
+
+def _shard_restart(system: System) -> Figure:
+    """From the kill of the detector's process until a record sent after it is judged."""
+    victim = system.detector()
+    if victim is None:
+        raise RuntimeError("there is no detector process to kill")
+    victim.kill()
+    began = time.monotonic()
+    with system.client() as client:
+        content = export_request(1, 5000, time.time_ns())
+        headers = {"Content-Type": "application/x-protobuf", "Content-Encoding": "gzip"}
+        answer = client.post("/v1/logs", content=content, headers=headers).raise_for_status()
+        record = f"/api/logs/{answer.headers['X-Batch-Seq']}-0"
+        while client.get(record).status_code == 404:
+            if time.monotonic() - began > _RESTART_LIMIT_S:
+                raise TimeoutError(f"nothing is judged {_RESTART_LIMIT_S:.0f} s after the detector was killed")
+            time.sleep(0.05)
+    return Figure("shard restart, kill to judged again", time.monotonic() - began, "s", 10, "lower", COMMAND)

@@ -12,13 +12,33 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import httpx
 import psutil
 
+from cluster.certificates import CertificateAuthority, own_hosts
+from cluster.data_directory import DataDirectory
+
 _UP_S = 240.0
+
+Part = Literal["edge", "proxy", "postgres", "detector", "advisor", "other"]
+_NAMES: dict[str, Part] = {
+    "ray::ServeReplica:trustsoc:Edge": "edge",
+    "haproxy": "proxy",
+    "ray::ProxyActor": "proxy",
+    "ray::HAProxyManager": "proxy",
+    "postgres": "postgres",
+    "ray::DetectorShard": "detector",
+    "ray::ServeReplica:trustsoc:Advisor": "advisor",
+}
+
+
+def _part_of(name: str) -> Part:
+    # The kernel cuts names, so what was cut is taken for what it begins.
+    return next((part for known, part in _NAMES.items() if name.startswith(known) or known == name), "other")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +49,9 @@ class System:
     key: str
     process: psutil.Process
     started_s: float
+    grpc_address: str
+    tls_url: str
+    directory: Path
 
     def client(self) -> httpx.Client:
         """An API client of the default tenant."""
@@ -64,12 +87,24 @@ class System:
 
     def cpu_seconds(self) -> float:
         """User and system time of the family so far."""
-        total = 0.0
+        return sum(self.cpu_by_part().values())
+
+    def cpu_by_part(self) -> dict[Part, float]:
+        """User and system time so far of each part of the family, in seconds."""
+        total: dict[Part, float] = dict.fromkeys(get_args(Part), 0.0)
         for process in self.processes():
             with suppress(psutil.Error):
                 times = process.cpu_times()
-                total += times.user + times.system
+                total[_part_of(process.name())] += times.user + times.system
         return total
+
+    def detector(self) -> psutil.Process | None:
+        """The process of the first detector actor, if it is there."""
+        for process in self.processes():
+            with suppress(psutil.Error):
+                if _part_of(process.name()) == "detector":
+                    return process
+        return None
 
 
 def free_port() -> int:
@@ -91,12 +126,19 @@ def running_system(llm: str = "none", environment: dict[str, str] | None = None)
         command = [sys.executable, "-m", "cluster.cli", "up", "--data-dir", str(directory), "--port", str(port)]
         log = (Path(folder) / "up.log").open("wb")
         began = time.monotonic()
-        up = subprocess.Popen([*command, "--llm", llm], stdout=log, stderr=log, env=os.environ | (environment or {}))
+        grpc_port = free_port()
+        tls_port = free_port()
+        DataDirectory(directory).create()
+        CertificateAuthority(directory / "tls").create(own_hosts(), datetime.now(UTC))
+        ports = {"TRUSTSOC_GRPC_PORT": str(grpc_port), "TRUSTSOC_TLS_PORT": str(tls_port)}
+        stated = os.environ | ports | (environment or {})
+        up = subprocess.Popen([*command, "--llm", llm], stdout=log, stderr=log, env=stated)
         try:
             credentials = _await_credentials(directory, up, Path(folder) / "up.log")
             started = time.monotonic() - began
             base_url = f"http://127.0.0.1:{port}"
-            yield System(base_url, credentials, psutil.Process(up.pid), started)
+            addresses = (f"127.0.0.1:{grpc_port}", f"https://localhost:{tls_port}")
+            yield System(base_url, credentials, psutil.Process(up.pid), started, *addresses, directory)
         finally:
             up.terminate()
             up.wait(120)

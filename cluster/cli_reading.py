@@ -15,6 +15,8 @@ from cluster.render_advisory import advisory as render_advisory
 from cluster.render_incident import incident as render_incident
 from cluster.render_log import record as render_record
 from cluster.render_status import status as render_status
+from cluster.terminal_text import text as harmless
+from cluster.terminal_text import utc
 
 
 class Severity(StrEnum):
@@ -159,5 +161,7 @@ def _show_page(page: dict[str, Any], view: Any, as_json: bool) -> None:
     console = render.terminal()
     rendered: RenderableType = view(page["items"])
     console.print(rendered)
+    if (reached := page.get("searched_to")) is not None:
+        console.print(harmless(f"Searched back to {utc(reached)}; there may be more before that.", "dim"))
     if (hint := render.more_hint(page["next_cursor"])) is not None:
         console.print(hint)

@@ -50,7 +50,7 @@ def up(
         console = render.terminal()
         with ProgressLines(console) as progress:
             ready = start_detached(directory, options, progress)
-        show_ready(console, ready, directory, foreground=False)
+        show_ready(console, ready, directory, foreground=False, grpc=grpc_address_of(settings))
     elif report_fd is not None:
         _up_for_parent(directory, settings, ParentReport(report_fd))
     else:
@@ -144,6 +144,10 @@ def cluster_factory(settings: Settings) -> Callable[[], Cluster]:
 
         if trouble := address_in_use(settings.http_host, settings.http_port):
             raise CommandError(f"cannot listen on {settings.http_host}:{settings.http_port} ({trouble}): choose --port")
+        # Replicas share this port among themselves, so a second installation would join in without an error.
+        if settings.grpc_port and (trouble := address_in_use(settings.http_host, settings.grpc_port)):
+            where = f"{settings.http_host}:{settings.grpc_port}"
+            raise CommandError(f"cannot listen on {where} for OTLP/gRPC ({trouble}): set TRUSTSOC_GRPC_PORT (0: off)")
         return EmbeddedCluster(settings)
 
     return make
@@ -162,7 +166,7 @@ def explained_start() -> Iterator[None]:
         raise CommandError(str(error)) from error
 
 
-def show_ready(console: Console, ready: Ready, directory: DataDirectory, *, foreground: bool) -> None:
+def show_ready(console: Console, ready: Ready, directory: DataDirectory, *, foreground: bool, grpc: str = "") -> None:
     """The address, the first key (this once), and what to do next."""
     lines = [
         Text.assemble(("Trust SOC answers on ", ""), (ready.base_url, "bold green")),
@@ -179,6 +183,7 @@ def show_ready(console: Console, ready: Ready, directory: DataDirectory, *, fore
         Text(),
         Text.assemble(("send logs   ", "dim"), "trustsoc send /var/log/auth.log"),
         Text.assemble(("or OTLP     ", "dim"), f"POST {ready.base_url}/v1/logs, key: trustsoc key create LABEL"),
+        *([Text.assemble(("or gRPC     ", "dim"), f"{grpc}, metadata authorization: Bearer <key>")] if grpc else []),
         Text.assemble(("look        ", "dim"), "trustsoc incidents, trustsoc status"),
         Text.assemble(("stop        ", "dim"), stop),
     ]
@@ -200,7 +205,8 @@ def _up_in_foreground(directory: DataDirectory, settings: Settings) -> None:
                 running_cluster(directory, base_url_of(settings), cluster_factory(settings), progress) as started,
             ):
                 progress.finish()
-                show_ready(console, Ready(started.base_url, started.new_admin_key), directory, foreground=True)
+                ready = Ready(started.base_url, started.new_admin_key)
+                show_ready(console, ready, directory, foreground=True, grpc=grpc_address_of(settings))
                 started.cluster.wait()
         except StopRequested:
             progress.finish()
@@ -227,5 +233,13 @@ def _up_for_parent(directory: DataDirectory, settings: Settings, report: ParentR
 
 def base_url_of(settings: Settings) -> str:
     """Where this machine's cluster will answer. A wildcard address is reached through the loopback."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.http_host, settings.http_host)  # noqa: S104 - compared
-    return f"http://{host}:{settings.http_port}"
+    return f"http://{_reachable_host(settings)}:{settings.http_port}"
+
+
+def grpc_address_of(settings: Settings) -> str:
+    """Where OTLP/gRPC will be taken; empty when it is off."""
+    return f"{_reachable_host(settings)}:{settings.grpc_port}" if settings.grpc_port else ""
+
+
+def _reachable_host(settings: Settings) -> str:
+    return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.http_host, settings.http_host)  # noqa: S104 - compared

@@ -59,7 +59,7 @@ def send(  # noqa: PLR0913 - every option is a parameter
                 sender.send(files)
         finally:
             _show_counts(sender.counts, tenant, as_json=as_json)
-    if sender.counts.rejected:
+    if sender.counts.rejected or sender.counts.books.gap:
         raise typer.Exit(EXIT_FAILED)
 
 
@@ -116,6 +116,8 @@ def _show_counts(counts: SendCounts, tenant: str | None, *, as_json: bool) -> No
     table.add_row("accepted", f"{counts.accepted:,}", "new: stored, and on their way to the detectors")
     if counts.duplicate:
         table.add_row("duplicate", f"{counts.duplicate:,}", "the cluster had them already")
+    if counts.books.in_flight:
+        table.add_row(Text("in flight", "yellow"), f"{counts.books.in_flight:,}", "not answered: send the file again")
     for reason, number in counts.reading.rejected.items():
         table.add_row(Text("rejected", "red"), f"{number:,}", text(reason))
     if counts.retried:
@@ -128,6 +130,9 @@ def _show_counts(counts: SendCounts, tenant: str | None, *, as_json: bool) -> No
         table.add_row("mended", f"{counts.reading.mended:,}", "held bytes that are no UTF-8")
     if counts.reading.empty:
         table.add_row("empty", f"{counts.reading.empty:,}", "blank lines, left out")
+    if counts.books.accepted:
+        style = "red" if counts.books.gap else "dim"
+        table.add_row(Text("ledger", style), f"{counts.books.receipts:,}", text(f"receipts; {counts.books.verdict}"))
     console.print(table)
     if counts.accepted:
         option = f" --tenant {visible(tenant)}" if tenant else ""

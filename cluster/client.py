@@ -13,6 +13,7 @@ from cluster.command_error import CommandError, NotRunningError
 
 ANSWER_SECONDS = 30.0
 _PAGE = 200
+_BARREN_PAGES = 20
 
 Query = Mapping[str, str | int | None]
 JsonObject = Mapping[str, Any]
@@ -56,13 +57,21 @@ class ApiClient:
     def post(self, path: str, body: JsonObject) -> Any:
         return self._call("POST", path, body=body)
 
+    def put(self, path: str, body: JsonObject) -> Any:
+        return self._call("PUT", path, body=body)
+
     def delete(self, path: str) -> Any:
         return self._call("DELETE", path)
 
     def page(self, path: str, query: Query, limit: int) -> dict[str, Any]:
-        """Up to `limit` items as {"items", "next_cursor"}, fetched in as many requests as it takes."""
+        """Up to `limit` items as {"items", "next_cursor"}, fetched in as many requests as it takes.
+
+        A search that reads much and finds nothing comes back with an empty page and a cursor: after so many of them in
+        a row this stops too, and "searched_to" says how far it came.
+        """
         items: list[Any] = []
         cursor = query.get("cursor")
+        barren = 0
         while True:
             asked = min(_PAGE, limit - len(items))
             answer = self._call("GET", path, query={**query, "limit": asked, "cursor": cursor})
@@ -70,8 +79,10 @@ class ApiClient:
                 raise CommandError(f"{self.base_url}{path} did not answer with a list: is this Trust SOC?")
             items += answer["items"]
             cursor = answer.get("next_cursor")
-            if not cursor or not answer["items"] or len(items) >= limit:
-                return {"items": items, "next_cursor": cursor}
+            barren = 0 if answer["items"] else barren + 1
+            if not cursor or barren >= _BARREN_PAGES or len(items) >= limit:
+                found = {"items": items, "next_cursor": cursor}
+                return found | {"searched_to": answer["searched_to"]} if answer.get("searched_to") else found
 
     def _call(
         self, method: str, path: str, *, query: Query | None = None, body: Mapping[str, Any] | None = None

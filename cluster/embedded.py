@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import json
 import logging
 import os
 import secrets
@@ -28,9 +29,13 @@ from pydantic import SecretStr
 
 from cluster.command_error import CommandError
 from cluster.data_directory import ClientCredentials, DataDirectory
+from cluster.haproxy import chosen_proxy, haproxy_environment
 from cluster.postgres import EmbeddedPostgres
 from serve.arguments import EdgeArguments
+from serve.ingest.receipts import new_key_file
 from serve.settings import Settings
+from serve.signing_masters import ensure_master
+from serve.tls import TlsError, server_context, tls_plan
 from store.bootstrap import bootstrap
 from store.migrate import migrate
 from store.tenants import create_admin_key, list_admin_keys
@@ -49,6 +54,7 @@ class _Dsns:
     writer: str
     detector: str
     passwords: dict[str, str]
+    disk: Path | None = None  # where the embedded PostgreSQL keeps its data
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +80,14 @@ class EmbeddedCluster:
         """Blocks until /readyz says yes; raises CommandError with what to do when a part does not come up."""
         settings = self._settings
         base_url = f"http://{settings.http_host}:{settings.http_port}"
+        self._prepare_secrets()
         progress("starting PostgreSQL")
         dsns = self._start_postgres()
+        # Ray opens its own folder to everybody, hence one around it. Short names: there are sockets in it, whose
+        # paths are limited to 107 bytes.
+        self._ray_folder = Path(tempfile.mkdtemp(prefix="trustsoc-"))
         # Ray's processes inherit this environment, so it must be whole before Ray starts.
-        os.environ.update(_environment(settings, dsns))
+        os.environ.update(_environment(settings, dsns, self._ray_folder))
         progress("starting Ray, preparing the schema")
         with ThreadPoolExecutor(1, thread_name_prefix="schema") as pool:
             schema: Future[str | None] = pool.submit(lambda: asyncio.run(_prepare_schema(dsns)))
@@ -114,6 +124,19 @@ class EmbeddedCluster:
                     )
             time.sleep(1.0)
 
+    def _prepare_secrets(self) -> None:
+        """Master keys exist before the edge asks for them; TLS files that do not fit are found before it starts."""
+        settings = self._settings
+        if settings.signing_dir is None:
+            ensure_master(settings.signing_folder)
+        if settings.receipt_key_file is None:
+            new_key_file(settings.receipt_keys)
+        if settings.tls_port:
+            try:
+                server_context(tls_plan(settings))
+            except TlsError as error:
+                raise CommandError(f"{error}; `trustsoc cert init` makes them") from error
+
     def _start_postgres(self) -> _Dsns:
         settings = self._settings
         if settings.app_dsn.get_secret_value():
@@ -134,13 +157,12 @@ class EmbeddedCluster:
             writer=postgres.dsn("trustsoc_writer"),
             detector=postgres.dsn("trustsoc_detector"),
             passwords=postgres.passwords,
+            disk=postgres.cluster_dir,
         )
 
     def _start_ray(self) -> None:
         import ray
 
-        # Short: Ray keeps sockets in it, and their paths are limited to 107 bytes.
-        self._ray_folder = Path(tempfile.mkdtemp(prefix="trustsoc-"))
         self._ray_started = True
         ray.init(
             address="local",
@@ -150,7 +172,7 @@ class EmbeddedCluster:
             log_to_driver=False,
             logging_level=logging.ERROR,
             configure_logging=False,
-            _temp_dir=str(self._ray_folder),
+            _temp_dir=f"{self._ray_folder}/r",
         )
         self._watched = [
             child for child in psutil.Process().children(recursive=True) if child.name() in {"raylet", "gcs_server"}
@@ -165,15 +187,16 @@ class EmbeddedCluster:
 
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         self._serve_started = True
+        quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
         serve.start(
             proxy_location="HeadOnly",
             http_options={"host": settings.http_host, "port": settings.http_port, "request_timeout_s": 60},
-            logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
+            logging_config=quiet,
         )
         arguments = EdgeArguments(
             edge_replicas=settings.edge_replicas, detector_actors=settings.detector_actors, llm=settings.llm
         )
-        serve.run(build(arguments), name="trustsoc", route_prefix="/", logging_config=None)
+        serve.run(build(arguments), name="trustsoc", route_prefix="/", logging_config=quiet)
 
     def _await_ready(self, base_url: str) -> None:
         deadline = time.monotonic() + _READY_S
@@ -217,10 +240,15 @@ async def _prepare_schema(dsns: _Dsns) -> str | None:
         await owner.close()
 
 
-def _environment(settings: Settings, dsns: _Dsns) -> dict[str, str]:
+def _as_variable(value: object) -> str:
+    """The text from which Settings reads the value again: JSON for what is a list."""
+    return json.dumps(value, default=str) if isinstance(value, list | tuple) else str(value)
+
+
+def _environment(settings: Settings, dsns: _Dsns, ray_folder: Path) -> dict[str, str]:
     """What Ray and our own processes read when they start. Ray reads its variables while it is imported."""
     stated = {
-        f"TRUSTSOC_{name.upper()}": str(value)
+        f"TRUSTSOC_{name.upper()}": _as_variable(value)
         for name, value in settings.model_dump(exclude_none=True, exclude={"owner_dsn"}).items()
         if not isinstance(value, SecretStr)
     }
@@ -239,14 +267,13 @@ def _environment(settings: Settings, dsns: _Dsns) -> dict[str, str]:
         "RAY_worker_niceness": "0",
         # Despite its name this makes a one-node Ray bind loopback only, on Linux too.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve.loopback:prepare_proxy",
+        "TRUSTSOC_LOOPBACK_ONLY": "true",
         "RAY_SERVE_LOG_TO_STDERR": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
-    if settings.proxy == "haproxy":
-        ray |= {
-            "RAY_SERVE_ENABLE_HA_PROXY": "1",
-            "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-            "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
-            "RAY_SERVE_HAPROXY_NBTHREAD": "1",
-        }
+    if chosen_proxy(settings.proxy) == "haproxy":
+        ray |= haproxy_environment(ray_folder)
+    if dsns.disk is not None:
+        stated["TRUSTSOC_DISK_WATCH_DIR"] = str(settings.disk_watch_dir or dsns.disk.resolve())
     return stated | secret | ray

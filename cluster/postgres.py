@@ -27,6 +27,7 @@ from typing import Any, Final, Literal
 
 import structlog
 
+from cluster.ballast import DEFAULT_BYTES, Ballast
 from cluster.postgres_binaries import PostgresSetupError, usable_binaries
 from cluster.postgres_orphans import await_orphans
 from cluster.postmaster import Postmaster, PostmasterError
@@ -43,6 +44,11 @@ _LOG_BYTES = 16 * 2**20
 _START_SECONDS = 30.0
 _STOP_SECONDS = 20.0
 _RESTART_WAITS_S = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
+_LOOK_AFTER_SECONDS = 30.0
+# With a full disk an attempt is cheap to make and hopeless until there is room, so room is what is waited for.
+_DISK_ATTEMPT_SECONDS = 6.0
+_DISK_POLL_SECONDS = 0.5
+_DISK_PATIENCE_SECONDS = 10.0
 
 log = structlog.get_logger(__name__)
 
@@ -65,8 +71,9 @@ class EmbeddedPostgres:
     down by itself. Works as root (the server runs as `run_as`) and as a normal user.
     """
 
-    def __init__(self, data_dir: Path, *, run_as: str = "nobody") -> None:
+    def __init__(self, data_dir: Path, *, run_as: str = "nobody", ballast_bytes: int = DEFAULT_BYTES) -> None:
         self.data_dir = data_dir.absolute()
+        self._ballast_bytes = ballast_bytes
         self._run_as_name = run_as
         self._lock_file: int | None = None
         self._watcher: threading.Thread | None = None
@@ -75,6 +82,7 @@ class EmbeddedPostgres:
         self._failure: PostmasterError | None = None
         self._postmaster: Postmaster | None = None
         self.restarts = 0
+        self.trouble = ""
 
     # -- the life of the server -----------------------------------------------------------------------------------
 
@@ -240,27 +248,55 @@ class EmbeddedPostgres:
         # signal is bound to the thread that forked, not to the process.
         postmaster = self._postmaster
         assert postmaster is not None  # noqa: S101 # set before the thread starts
+        ballast = Ballast(self.cluster_dir, self._ballast_bytes)
         failures = 0
         while not self._stopping.is_set():
             try:
-                postmaster.launch(_START_SECONDS, self._stopping)
+                full = ballast.disk_is_full and not ballast.release()
+                postmaster.launch(_DISK_ATTEMPT_SECONDS if full else _START_SECONDS, self._stopping)
             except PostmasterError as error:
+                self.trouble = _trouble(error, ballast)
                 if not self._started.is_set():
-                    self._failure = error
+                    self._failure = PostmasterError(self.trouble)
                     self._started.set()
                     return
                 failures += 1
-                log.error("postgres.restart_failed", error=str(error), failures=failures)
+                log.error("postgres.restart_failed", trouble=self.trouble, failures=failures)
             else:
+                self.trouble = ""
                 self._started.set()
                 began = time.monotonic()
-                code = postmaster.wait()
+                code = self._look_after(postmaster, ballast)
                 if self._stopping.is_set():
                     return
                 failures = failures + 1 if time.monotonic() - began < _SHORT_LIFE_SECONDS else 0
                 self.restarts += 1
-                log.warning("postgres.died", exit_code=code, restarts=self.restarts)
-            self._stopping.wait(_RESTART_WAITS_S[min(failures, len(_RESTART_WAITS_S) - 1)])
+                self.trouble = "the disk is full" if ballast.disk_is_full else f"it ended with code {code}"
+                log.warning("postgres.died", exit_code=code, restarts=self.restarts, trouble=self.trouble)
+            self._pause(ballast, _RESTART_WAITS_S[min(failures, len(_RESTART_WAITS_S) - 1)])
+
+    def _look_after(self, postmaster: Postmaster, ballast: Ballast) -> int:
+        """Keeps the ballast in place while the server runs; returns its exit code."""
+        while True:
+            ballast.fill()
+            code = postmaster.wait(_LOOK_AFTER_SECONDS)
+            if code is not None:
+                return code
+
+    def _pause(self, ballast: Ballast, seconds: float) -> None:
+        """Waits before the next start: so long, and with a full disk until there is room, but not for ever."""
+        self._stopping.wait(seconds)
+        if ballast.present:
+            return
+        until = time.monotonic() + _DISK_PATIENCE_SECONDS
+        while ballast.disk_is_full and time.monotonic() < until and not self._stopping.is_set():
+            self._stopping.wait(_DISK_POLL_SECONDS)
+
+
+def _trouble(error: PostmasterError, ballast: Ballast) -> str:
+    if not ballast.disk_is_full:
+        return str(error)
+    return f"the disk is full ({ballast.free_bytes / 2**20:.0f} MiB free): free some space. {error}"
 
 
 def _free_port() -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from cluster.unprivileged import RunAs, identity, plain_environment
 
 _POLL_SECONDS = 0.02
 _RETRY_SECONDS = 0.25
+_LONGEST_RETRY_SECONDS = 1.0
 _PR_SET_PDEATHSIG = 1
 _LOG_TAIL_BYTES = 2000
 
@@ -70,19 +73,34 @@ class Postmaster:
         until the time is over.
         """
         deadline = time.monotonic() + timeout_s
+        pause = _RETRY_SECONDS
         while not stopping.is_set():
             await_orphans(self._data, deadline - time.monotonic(), stopping)
             self._process = self._spawn()
             if self._await_ready(deadline, stopping):
                 return
-            if time.monotonic() + _RETRY_SECONDS > deadline:
+            if time.monotonic() + pause > deadline:
                 self.kill()
                 raise PostmasterError(f"PostgreSQL did not start in {timeout_s:g} s: {self._log_tail()}")
-            stopping.wait(_RETRY_SECONDS)
+            stopping.wait(pause)
+            pause = min(2 * pause, _LONGEST_RETRY_SECONDS)
 
-    def wait(self) -> int:
-        """Waits for the end of the server and returns its exit code (negative for a signal)."""
-        return 0 if self._process is None else self._process.wait()
+    def wait(self, timeout_s: float) -> int | None:
+        """Waits for the end of the server and returns its exit code (negative for a signal); None while it runs."""
+        if self._process is None:
+            return 0
+        if not hasattr(os, "pidfd_open"):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return self._process.wait(timeout_s)
+            return None
+        # Popen's own wait with a timeout looks twenty times a second.
+        with contextlib.suppress(ProcessLookupError):
+            descriptor = os.pidfd_open(self._process.pid)
+            try:
+                select.select([descriptor], [], [], timeout_s)
+            finally:
+                os.close(descriptor)
+        return self._process.poll()
 
     def interrupt(self) -> None:
         """Fast shutdown: open transactions roll back, a checkpoint is written."""

@@ -1,7 +1,8 @@
 """`trustsoc send`: ships log files into the cluster as OTLP, in order, and accounts for every line.
 
 A batch that gets a temporary answer is sent again with the same idempotency key, so nothing is lost or counted twice,
-and the same file sent twice comes back as duplicates.
+and the same file sent twice comes back as duplicates. Every acknowledgement's receipt is verified, and at the end the
+books are stated to the server, which says whether its own agree.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from cluster.log_batches import (
     idempotency_key,
 )
 from cluster.log_files import LogFile
+from cluster.send_books import RUN_HEADER, ReceiptCheck, SendBooks
 
 RETRYABLE = frozenset({429, 502, 503, 504})
 PROTOBUF = "application/x-protobuf"
@@ -44,18 +46,28 @@ _FATAL = frozenset({401, 403, 404, 405})
 
 @dataclass
 class SendCounts:
-    """What became of the records: sent = accepted + duplicate + what the server rejected.
+    """What became of the records: sent = accepted + duplicate + what the server rejected, all from `books`.
 
     `rejected` counts by reason, those that never left this machine included; `retried` counts requests.
     """
 
     files: int = 0
-    sent: int = 0
-    accepted: int = 0
-    duplicate: int = 0
     retried: int = 0
     bytes_sent: int = 0
     reading: ReadingCounts = field(default_factory=ReadingCounts)
+    books: SendBooks = field(default_factory=SendBooks)
+
+    @property
+    def sent(self) -> int:
+        return self.books.answered
+
+    @property
+    def accepted(self) -> int:
+        return self.books.stored
+
+    @property
+    def duplicate(self) -> int:
+        return self.books.duplicate
 
     @property
     def rejected(self) -> int:
@@ -65,8 +77,11 @@ class SendCounts:
         """The shape that `trustsoc send --json` prints."""
         reading = asdict(self.reading)
         reasons = reading.pop("rejected")
-        own = {name: value for name, value in asdict(self).items() if name != "reading"}
-        return {**own, "rejected": self.rejected, "rejected_reasons": reasons, **reading}
+        own = {
+            name: getattr(self, name) for name in ("files", "sent", "accepted", "duplicate", "retried", "bytes_sent")
+        }
+        ledger = {"run": self.books.run, "ledger": self.books.verdict, "receipts": self.books.receipts}
+        return {**own, "rejected": self.rejected, "rejected_reasons": reasons, **reading, **ledger}
 
 
 @dataclass(frozen=True)
@@ -103,6 +118,7 @@ class LogSender:
     ) -> None:
         self.counts = SendCounts()
         self._http = http
+        self._receipts = ReceiptCheck(http)
         self._parse_timestamp = parse_timestamp
         self._options = options
         self.watch = _nobody_watches
@@ -121,10 +137,14 @@ class LogSender:
 
     def send(self, names: Sequence[str]) -> None:
         """Every file in turn. Raises CommandError where it cannot go on; `counts` then say how far it came."""
-        for name in names:
-            with LogFile(name, time.time_ns()) as file:
-                self._send_file(file)
-            self.counts.files += 1
+        try:
+            for name in names:
+                with LogFile(name, time.time_ns()) as file:
+                    self._send_file(file)
+                self.counts.files += 1
+        finally:
+            if self.counts.books.accepted:
+                self.counts.books.state(self._http)
 
     def _send_file(self, file: LogFile) -> None:
         origin = LogOrigin(self._options.host, self._options.service, file.name, file.path)
@@ -132,35 +152,43 @@ class LogSender:
         # Two runs over standard input are two sources; two runs over one file are the same one.
         source = f"{file.path}\0{uuid.uuid4().hex if file.is_standard_input else self._salt}"
         for number, group in enumerate(batches(reader.records(file), self._batch_records())):
+            self.counts.books.enter(len(group))
             self._deliver(group, origin, file.modified_ns, f"{source}\0{number}")
             self.watch(file, self.counts)
             self._keep_pace()
         self.watch(file, self.counts)
 
     def _deliver(self, group: list[OutgoingRecord], origin: LogOrigin, observed_ns: int, source: str) -> None:
-        body = export_request(group, origin, observed_ns)
-        response = self._post(body, idempotency_key(source, body))
+        body, books = export_request(group, origin, observed_ns), self.counts.books
+        response, retried = self._post(body, idempotency_key(source, body))
         if response.status_code == 413 and len(group) > 1:
             middle = len(group) // 2
             self._deliver(group[:middle], origin, observed_ns, f"{source}\0first")
             self._deliver(group[middle:], origin, observed_ns, f"{source}\0second")
             return
-        self.counts.sent += len(group)
         self.counts.bytes_sent += len(body)
         if response.status_code != 200:
             self.counts.reading.reject(f"the server answered {response.status_code}: {_reason(response)}", len(group))
+            books.settle_rejected(len(group), f"status {response.status_code}", retried=retried)
             return
         refused, message = _partial_success(response)
         if refused:
             self.counts.reading.reject(message, refused)
-        if response.headers.get("X-Batch-Duplicate") == "true":
-            self.counts.duplicate += len(group) - refused
-        else:
-            self.counts.accepted += len(group) - refused
+            books.settle_rejected(refused, "partial success", retried=False)
+        if receipt := response.headers.get("X-Receipt"):
+            self._receipts.check(receipt, body, len(group) - refused)
+            books.receipts += 1
+        books.settle_stored(len(group) - refused, response.headers)
 
-    def _post(self, body: bytes, key: str) -> httpx.Response:
-        headers = {"Content-Type": PROTOBUF, "Content-Encoding": "gzip", "X-Idempotency-Key": key}
-        wait, waited = _FIRST_WAIT_SECONDS, 0.0
+    def _post(self, body: bytes, key: str) -> tuple[httpx.Response, bool]:
+        """The final answer to a batch, and whether an attempt before it failed in a way that may have stored it."""
+        headers = {
+            "Content-Type": PROTOBUF,
+            "Content-Encoding": "gzip",
+            "X-Idempotency-Key": key,
+            RUN_HEADER: self.counts.books.run,
+        }
+        wait, waited, retried = _FIRST_WAIT_SECONDS, 0.0, False
         while True:
             asked_to_wait: float | None = None
             try:
@@ -171,13 +199,14 @@ class LogSender:
                 if response.status_code in _FATAL:
                     raise CommandError(f"the server answered {response.status_code}: {_reason(response)}")
                 if response.status_code not in RETRYABLE:
-                    return response
+                    return response, retried
                 trouble = f"the server answered {response.status_code}: {_reason(response)}"
                 asked_to_wait = retry_after_seconds(response.headers.get("Retry-After"), datetime.now(UTC))
             next_wait = wait * random.uniform(0.5, 1.0) if asked_to_wait is None else asked_to_wait  # noqa: S311 - jitter
             if waited + next_wait > self._options.patience_seconds:
                 raise CommandError(f"gave up after waiting {waited:.0f} s: {trouble}")
             self.counts.retried += 1
+            retried = True
             self._pause(next_wait)
             waited += next_wait
             wait = min(wait * 2, _LONGEST_WAIT_SECONDS)

@@ -11,6 +11,7 @@ from detect.incident import IncidentChange
 from detect.record import EntityKind, LogRecord, Nanoseconds, NormalizedRecord
 
 BatchKind = Literal["otlp_protobuf", "otlp_json", "control"]
+Stage = Literal["decode", "normalize", "sigma", "correlation", "rollup", "anomaly", "group"]
 RollupSpan = Literal["1m", "5m", "1h"]
 ROLLUP_SECONDS: dict[RollupSpan, int] = {"1m": 60, "5m": 300, "1h": 3600}
 
@@ -35,17 +36,36 @@ class Rollup(msgspec.Struct, frozen=True):
 
 
 class Poison(msgspec.Struct, frozen=True):
-    """A record, rule or whole batch (position -1) that failed: counted, named and parked, never dropped silently."""
+    """A record, rule or whole batch (position -1) that failed: counted, named and parked, never dropped silently.
+
+    A rule that fails on several records of a batch is one of these: `position` is the first, `count` how many,
+    `positions` which ones (detect.positions; empty for one record, and for more than can be listed).
+    """
 
     seq: int
     position: int
-    stage: Literal["decode", "normalize", "sigma", "correlation", "rollup", "anomaly", "group"]
+    stage: Stage
+    subject: str
+    error: str
+    count: int = 1
+    positions: str = ""
+
+
+class RetryOutcome(msgspec.Struct, frozen=True):
+    """How judging a dead letter again went; `error` is empty when it went well."""
+
+    seq: int
+    position: int
+    stage: Stage
     subject: str
     error: str
 
 
 class BatchOutput(msgspec.Struct, frozen=True):
-    """All that one batch changed. `records` pairs every decoded record with its normalised view, in order."""
+    """All that one batch changed. `records` pairs every decoded record with its normalised view, in order.
+
+    `open_windows`: whether time passing would still close a window, a reason to give a silent tenant a tick row.
+    """
 
     seq: int
     records: tuple[NormalizedRecord, ...]
@@ -54,6 +74,8 @@ class BatchOutput(msgspec.Struct, frozen=True):
     incidents: tuple[IncidentChange, ...]
     poison: tuple[Poison, ...]
     counts: dict[str, int]
+    retried: tuple[RetryOutcome, ...] = ()
+    open_windows: bool = False
 
 
 __all__ = [
@@ -63,6 +85,8 @@ __all__ = [
     "BatchOutput",
     "LogRecord",
     "Poison",
+    "RetryOutcome",
     "Rollup",
     "RollupSpan",
+    "Stage",
 ]

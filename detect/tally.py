@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
 from uuid import UUID
 
-from detect.batch import BatchOutput, Poison, Rollup
+import msgspec
+
+from detect.batch import BatchOutput, Poison, RetryOutcome, Rollup, Stage
 from detect.event import DetectionEvent
 from detect.incident import IncidentChange
 from detect.record import NormalizedRecord
 
-Stage = Literal["decode", "normalize", "sigma", "correlation", "rollup", "anomaly", "group"]
 _MAX_ERROR = 500
 
 
@@ -24,6 +24,7 @@ class BatchTally:
         self.seq = seq
         self.rollups: list[Rollup] = []
         self.poison: list[Poison] = []
+        self.retried: list[RetryOutcome] = []
         self.counts = {"records": 0, "late": 0, "future": 0, "unset": 0, "duplicate_events": 0}
         self._events: dict[UUID, DetectionEvent] = {}
 
@@ -42,8 +43,21 @@ class BatchTally:
         text = f"{type(error).__name__}: {error}"[:_MAX_ERROR]
         self.poison.append(Poison(self.seq, position, stage, subject, text))
 
+    def settle(self, seq: int, position: int, stage: Stage, subject: str, since: int) -> None:
+        """Ends a retry: what was parked from place `since` on is the letter's own failure again, or a new one there."""
+        faults, self.poison[since:] = self.poison[since:], []
+        again = [fault for fault in faults if (fault.stage, fault.subject) == (stage, subject)]
+        error = again[0].error if again else ""
+        self.retried.append(RetryOutcome(seq, position, stage, subject, error))
+        self.poison += [msgspec.structs.replace(fault, seq=seq) for fault in faults if fault not in again]
+
     def output(
-        self, records: list[NormalizedRecord], incidents: list[IncidentChange], component_counts: dict[str, int]
+        self,
+        records: list[NormalizedRecord],
+        incidents: list[IncidentChange],
+        component_counts: dict[str, int],
+        *,
+        open_windows: bool,
     ) -> BatchOutput:
         """All of it as a value."""
         self.counts["records"] = len(records)
@@ -58,4 +72,6 @@ class BatchTally:
             incidents=tuple(incidents),
             poison=tuple(self.poison),
             counts={**self.counts, **component_counts},
+            retried=tuple(self.retried),
+            open_windows=open_windows,
         )

@@ -9,7 +9,7 @@ judge them, and idle incidents end.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Protocol
 from uuid import UUID
 
@@ -19,12 +19,16 @@ from detect.anomaly import AnomalyDetector, AnomalyModel, AnomalySettings
 from detect.batch import Batch, BatchOutput
 from detect.event import DetectionEvent
 from detect.group import GroupingSettings, IncidentGrouper
+from detect.ledger import LedgerGapControl, ledger_gap
 from detect.normalize import default_normalizer
 from detect.otlp import DEFAULT_FUTURE_TOLERANCE_NS, decode
 from detect.record import LogRecord, Logsource, Nanoseconds, NormalizedRecord, TenantId
+from detect.retry import RetryControl
 from detect.rollup import MINUTE_NS, ClosedWindow, EntityWindows, RollupSettings
-from detect.sigma import RuleSet, SigmaDetector
-from detect.snapshot import pack_snapshot, unpack_snapshot
+from detect.sigma import RuleMatcher, RuleSet, SigmaDetector, SigmaRule
+from detect.sigma.compiled import CompiledMatcher
+from detect.snapshot import FORMAT, pack_snapshot, unpack_snapshot
+from detect.snapshot_evidence import share_evidence, spread_evidence
 from detect.tally import BatchTally
 
 
@@ -64,7 +68,7 @@ class TickControl(msgspec.Struct, tag="tick", tag_field="type", frozen=True):
     """Control row: event time has come at least to this row's receive time, though no record says so."""
 
 
-_CONTROL = msgspec.json.Decoder(RulesControl | TickControl)
+_CONTROL = msgspec.json.Decoder(RulesControl | TickControl | RetryControl | LedgerGapControl)
 
 
 class TenantDetector:
@@ -73,7 +77,7 @@ class TenantDetector:
     An exception other than ValueError for a wrong `seq` leaves the detector in an undefined state: restore it.
     """
 
-    FORMAT: ClassVar[int] = 1
+    FORMAT: ClassVar[int] = FORMAT
 
     def __init__(
         self,
@@ -82,12 +86,15 @@ class TenantDetector:
         new_model: Callable[[], AnomalyModel],
         settings: DetectorSettings | None = None,
         normalizer: RecordNormalizer | None = None,
+        matcher: Callable[[Sequence[SigmaRule]], RuleMatcher] = CompiledMatcher,
     ) -> None:
-        """`resolve_rules` gives the rule set with a digest, always the same one; LookupError or ValueError when there
+        """`matcher` makes the matcher of a rule set, or gives one that tenants of one thread share.
+        `resolve_rules` gives the rule set with a digest, always the same one; LookupError or ValueError when there
         is none, which parks the control row. Any other error is taken for one that passes, and propagates."""
         self._tenant = tenant
         self._resolve_rules = resolve_rules
         self._new_model = new_model
+        self._matcher = matcher
         self._normalizer: RecordNormalizer = normalizer or default_normalizer()
         self.seq = 0
         self._latest_ns: Nanoseconds = 0
@@ -119,11 +126,9 @@ class TenantDetector:
         lost_before = self._correlation_losses()
         records: list[NormalizedRecord] = []
         if batch.kind == "control":
-            self._control(batch, tally)
+            self._control(batch, tally, records)
         else:
-            for record in self._decoded(batch, tally):
-                records.append(self._observe_record(record, tally))
-                self._pass_time(record.time_ns, tally)
+            self._observe_records(batch, tally, records)
         if self._sigma is not None:
             tally.poison.extend(self._sigma.take_faults())
         if batch.kind != "control":  # other rules begin with other counters
@@ -131,24 +136,23 @@ class TenantDetector:
                 tally.counts[name] = count - lost_before[name]
         self._windows.seal()
         self.seq = batch.seq
-        return tally.output(records, self._grouper.take_changes(batch.seq), self._component_counts())
+        changes = self._grouper.take_changes(batch.seq)
+        return tally.output(records, changes, self._component_counts(), open_windows=self.open_windows)
 
     def snapshot(self) -> bytes:
         """The whole state: the same journal gives the same bytes. `restore` reads it, pack_snapshot says the form."""
-        return pack_snapshot(
-            self.FORMAT,
-            {
-                "tenant": self._tenant.bytes,
-                "seq": self.seq,
-                "latest_ns": self._latest_ns,
-                "settings": msgspec.to_builtins(self._settings),
-                "rules": None if self._sigma is None else self._sigma.rules.digest,
-                "sigma": None if self._sigma is None else self._sigma.snapshot(),
-                "windows": self._windows.snapshot(),
-                "anomaly": self._anomaly.snapshot(),
-                "grouper": self._grouper.snapshot(),
-            },
-        )
+        content = {
+            "tenant": self._tenant.bytes,
+            "seq": self.seq,
+            "latest_ns": self._latest_ns,
+            "settings": msgspec.to_builtins(self._settings),
+            "rules": None if self._sigma is None else self._sigma.rules.digest,
+            "sigma": None if self._sigma is None else self._sigma.snapshot(),
+            "windows": self._windows.snapshot(),
+            "anomaly": self._anomaly.snapshot(),
+            "grouper": self._grouper.snapshot(),
+        }
+        return pack_snapshot(self.FORMAT, share_evidence(content))
 
     def restore(self, state: bytes) -> None:
         """Goes on from a snapshot, with the settings and rules in force then.
@@ -156,14 +160,14 @@ class TenantDetector:
         ValueError for another tenant's snapshot, another format, damage, or a model that `new_model` does not make;
         whatever `resolve_rules` raises when the rules then in force are gone. The detector must then be thrown away.
         """
-        content = unpack_snapshot(self.FORMAT, state)
+        content = spread_evidence(unpack_snapshot(self.FORMAT, state))
         tenant = TenantId(UUID(bytes=content["tenant"]))
         if tenant != self._tenant:
             raise ValueError(f"this snapshot is of tenant {tenant}, not of {self._tenant}")
         self._start(msgspec.convert(content["settings"], DetectorSettings))
         self._latest_ns = content["latest_ns"]
         if content["rules"] is not None:
-            self._sigma = SigmaDetector(self._tenant, self._resolve_rules(content["rules"]))
+            self._sigma = SigmaDetector(self._tenant, self._resolve_rules(content["rules"]), self._matcher)
             self._sigma.restore(content["sigma"])
         self._windows.restore(content["windows"])
         self._anomaly.restore(content["anomaly"])
@@ -178,7 +182,12 @@ class TenantDetector:
         self._anomaly = AnomalyDetector(self._tenant, self._new_model, settings.anomaly)
         self._grouper = IncidentGrouper(self._tenant, settings.grouping)
 
-    def _control(self, batch: Batch, tally: BatchTally) -> None:
+    def _observe_records(self, batch: Batch, tally: BatchTally, records: list[NormalizedRecord]) -> None:
+        for record in self._decoded(batch, tally):
+            records.append(self._observe_record(record, tally))
+            self._pass_time(record.time_ns, tally)
+
+    def _control(self, batch: Batch, tally: BatchTally, records: list[NormalizedRecord]) -> None:
         try:
             control = _CONTROL.decode(batch.payload)
         except msgspec.DecodeError as error:
@@ -189,12 +198,45 @@ class TenantDetector:
                 self._put_in_force(digest, tally)
             case TickControl():
                 self._pass_time(batch.received_ns, tally)
+            case RetryControl():
+                self._retry(control, tally, records)
+            case LedgerGapControl():
+                record, event = ledger_gap(self._tenant, batch.seq, batch.received_ns, control)
+                records.append(record)
+                self._add_events([event], tally)
+
+    def _retry(self, control: RetryControl, tally: BatchTally, records: list[NormalizedRecord]) -> None:
+        """Judges again what was parked; `records` gets those that nothing has been stored of."""
+        since = len(tally.poison)
+        try:
+            if not control.whole:
+                self._observe_again(control, tally)
+            elif control.kind == "control":
+                self._control(control.batch(), tally, records)
+            else:
+                self._observe_records(control.batch(), tally, records)
+        except ValueError as error:  # a payload that does not inflate or decode, which only a damaged row has
+            tally.park(control.position, control.stage, control.subject, error)
+        if self._sigma is not None:
+            tally.poison.extend(self._sigma.take_faults())
+        tally.settle(control.seq, control.position, control.stage, control.subject, since)
+
+    def _observe_again(self, control: RetryControl, tally: BatchTally) -> None:
+        for record in control.records(self._settings.future_tolerance_ns):
+            if control.stage == "normalize":
+                self._observe_record(record, tally)
+            elif self._sigma is not None:  # everything but the rules has seen it
+                try:
+                    rule = "" if control.subject == "record" else control.subject
+                    self._add_events(self._sigma.observe(self._normalizer.normalize(record), rule), tally)
+                except Exception as error:  # one odd record must not stop the others; it is parked by name
+                    tally.park(record.ref.position, "sigma", control.subject, error)
 
     def _put_in_force(self, digest: str, tally: BatchTally) -> None:
         try:
             rules = self._resolve_rules(digest)
             if self._sigma is None:
-                self._sigma = SigmaDetector(self._tenant, rules)
+                self._sigma = SigmaDetector(self._tenant, rules, self._matcher)
             else:
                 self._sigma.replace_rules(rules)
         except (LookupError, ValueError) as error:

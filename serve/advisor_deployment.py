@@ -29,6 +29,7 @@ from serve.advisor import AdvisorService
 from serve.advisor_store import PostgresAdvisoryStore
 from serve.arguments import EdgeArguments
 from serve.llm import LLMBackend, backend_for
+from serve.loopback import listen_on_loopback
 from serve.settings import Settings
 from store.postgres import connect_pool
 from store.vectors import QdrantIndex
@@ -56,6 +57,8 @@ class AdvisorDeployment:
     def __init__(self, arguments: EdgeArguments, engine: Any) -> None:
         configure_logs()
         self._settings = Settings()
+        if self._settings.loopback_only:
+            listen_on_loopback()
         self._backend: LLMBackend = backend_for(
             arguments.llm,
             engine=engine,

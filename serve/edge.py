@@ -5,34 +5,54 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.responses import PlainTextResponse
 from starlette.exceptions import HTTPException
 
 from actors.control import enforce_rules
-from actors.detector import ShardPlan
-from actors.directory import DetectorDirectory, actor_names, ensure_detectors
+from actors.housekeeping import RetentionPlan, store_chores
 from actors.janitor import Janitor
 from actors.logs import configure_logs
 from actors.metrics import Metrics
+from actors.replay_task import replay_lines
 from detect.record import TenantId
 from detect.sigma import load_rule_set, pack_bytes, starter_pack
 from serve.advisor_client import AdvisorClient
 from serve.arguments import EdgeArguments
 from serve.auth import Authenticator
+from serve.dead_letter_services import DeadLetterServices
+from serve.detector_directory import open_directory
 from serve.errors import WireError, problem
-from serve.ingest.doors import DoorParts, add_http_doors, wire_response
+from serve.hold_services import HoldServices
+from serve.ingest.doors import DoorParts, add_http_doors, other_doors, wire_response
+from serve.ingest.fast_path import FastPath
+from serve.ingest.gate import open_gate
 from serve.ingest.intake import Intake
+from serve.loopback import listen_on_loopback
+from serve.openapi import describe_errors
+from serve.peer import PeerMiddleware, PeerSeal, trusted_networks
 from serve.routes import admin_routes, advisor_routes, log_routes, read_routes
+from serve.routes_dead_letters import dead_letter_routes
+from serve.routes_holds import hold_routes
+from serve.routes_ledger import ledger_routes, open_ledger
+from serve.routes_quota import quota_routes
+from serve.routes_replay import replay_routes
+from serve.routes_shards import shard_routes
+from serve.routes_signing import signing_routes
 from serve.services import EdgeServices
 from serve.settings import Settings
+from serve.shard_services import ShardServices
+from serve.signing_services import SigningServices, envelope_check, nonce_chore, signing_keyring
+from serve.tls import serving_tls
 from serve.version import VERSION
 from store import tenants
 from store.journal import JournalWriter
+from store.nonces import NonceStore
 from store.paging import InvalidCursor
 from store.postgres import Pool, StorageUnavailable, connect_pool, system_transaction, tenant_transaction
 from store.search import InvalidFilter, SearchTimedOut
@@ -51,8 +71,11 @@ class Edge:
         configure_logs()
         self._arguments = arguments
         self._settings = Settings()
+        if self._settings.loopback_only:
+            listen_on_loopback()
         self._advisor = AdvisorClient(advisor)
         self._metrics = Metrics()
+        self._seal = PeerSeal()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         application = FastAPI(
@@ -66,6 +89,10 @@ class Edge:
             redoc_url=None,
         )
         answer_errors(application)
+        describe_errors(application)
+        application.add_middleware(FastPath)
+        trusted = trusted_networks(self._settings.tls_trusted_proxies)
+        application.add_middleware(PeerMiddleware, seal=self._seal, trusted=trusted)
         return application
 
     @asynccontextmanager
@@ -78,8 +105,10 @@ class Edge:
             stack.push_async_callback(writer_pool.close)
             journal = JournalWriter(writer_pool)
             stack.push_async_callback(journal.close)
-            authenticator = _authenticator(app_pool, settings)
-            directory = self._directory()
+            authenticator = _authenticator(app_pool, settings, self._seal)
+            directory = await stack.enter_async_context(
+                open_directory(settings, self._arguments.detector_actors, writer_pool, self._metrics)
+            )
             rules = InstalledRules(app_pool, writer_pool, journal)
             await rules.enforce_everywhere()
             services = EdgeServices(
@@ -90,33 +119,42 @@ class Edge:
                 advisor=self._advisor,
                 enforce_rules=rules.enforce,
                 metrics=self._metrics,
+                database_disk=settings.disk_watch_dir,
             )
-            intake = Intake(journal, directory.hint, self._metrics)
-            add_http_doors(application, DoorParts(settings, authenticator, intake, self._metrics))
+            gate = await stack.enter_async_context(
+                open_gate(settings, self._arguments.edge_replicas, writer_pool, journal, self._metrics)
+            )
+            ledger = await stack.enter_async_context(
+                open_ledger(settings, app_pool, writer_pool, journal, directory.hint, self._metrics)
+            )
+            intake = Intake(
+                journal, directory.hint, self._metrics, ledger.receipts, ledger.refusals, admission=gate.admission
+            )
+            keyring = signing_keyring(settings, app_pool)
+            nonces = NonceStore(writer_pool)
+            stack.push_async_callback(nonces.close)
+            envelopes = envelope_check(settings, authenticator, keyring, nonces)
+            doors = DoorParts(settings, authenticator, intake, self._metrics, envelopes)
+            add_http_doors(application, doors)
             _add_routes(application, services)
-            janitor = Janitor(app_pool, settings.raw_log_retention_days)
-            await janitor.sweep()
+            application.include_router(quota_routes(services, gate))
+            application.include_router(ledger_routes(ledger, authenticator, envelopes))
+            application.include_router(signing_routes(SigningServices(authenticator, app_pool, writer_pool, keyring)))
+            holds = HoldServices(authenticator, app_pool, writer_pool, settings.raw_log_retention_days)
+            application.include_router(hold_routes(holds))
+            letters = DeadLetterServices(authenticator, app_pool, journal, directory.hint)
+            application.include_router(dead_letter_routes(letters))
+            shards = ShardServices(authenticator, app_pool, writer_pool, directory, settings.virtual_shards)
+            application.include_router(shard_routes(shards))
+            application.include_router(replay_routes(authenticator, replay_lines, settings.replay_max_batches))
+            chores = [*store_chores(app_pool, writer_pool, _retention(settings)), nonce_chore(writer_pool)]
+            chores += ledger.chores()
+            janitor = Janitor(chores, self._metrics)
             stack.push_async_callback(janitor.stop)
             janitor.start()
+            await stack.enter_async_context(other_doors(doors))
+            await stack.enter_async_context(serving_tls(application, settings, self._metrics))
             yield
-
-    def _directory(self) -> DetectorDirectory:
-        settings = self._settings
-        names = actor_names(self._arguments.detector_actors)
-        plans = tuple(
-            ShardPlan(
-                name=name,
-                actors=names,
-                virtual_shards=settings.virtual_shards,
-                poll_interval_s=settings.poll_interval_s,
-                snapshot_every_batches=settings.snapshot_every_batches,
-                snapshot_every_s=settings.snapshot_every_s,
-                tick_after_idle_s=settings.tick_after_idle_s,
-            )
-            for name in names
-        )
-        handles = ensure_detectors(plans)
-        return DetectorDirectory(handles, settings.virtual_shards, lambda: self._metrics.count("hints_lost"))
 
 
 class InstalledRules:
@@ -142,7 +180,17 @@ class InstalledRules:
             await self.enforce(tenant.id)
 
 
-def _authenticator(app_pool: Pool, settings: Settings) -> Authenticator:
+def _retention(settings: Settings) -> RetentionPlan:
+    return RetentionPlan(
+        raw_log_days=settings.raw_log_retention_days,
+        journal=timedelta(hours=settings.journal_retention_hours),
+        rollups_1m=timedelta(days=settings.rollup_1m_retention_days),
+        rollups_5m=timedelta(days=settings.rollup_5m_retention_days),
+        rollups_1h=timedelta(days=settings.rollup_1h_retention_days),
+    )
+
+
+def _authenticator(app_pool: Pool, settings: Settings, seal: PeerSeal) -> Authenticator:
     async def check(key: str) -> tenants.Principal | None:
         return await tenants.authenticate(app_pool, key)
 
@@ -150,7 +198,7 @@ def _authenticator(app_pool: Pool, settings: Settings) -> Authenticator:
         async with tenant_transaction(app_pool, tenant) as transaction:
             return (await tenants.own_tenant(transaction)).name
 
-    return Authenticator(check, name_of, time.monotonic, settings.key_cache_s)
+    return Authenticator(check, name_of, time.monotonic, settings.key_cache_s, seal)
 
 
 def _add_routes(application: FastAPI, services: EdgeServices) -> None:
@@ -168,7 +216,7 @@ def _add_routes(application: FastAPI, services: EdgeServices) -> None:
             raise WireError(503, f"not ready: {', '.join(waiting)}", retry_after_s=1)
         return Response('{"status":"ready"}', media_type="application/json")
 
-    @application.get("/metrics", tags=["operations"])
+    @application.get("/metrics", tags=["operations"], response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Prometheus text format, with the detectors' counts."""
         return Response(await services.render_metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -208,4 +256,6 @@ def answer_errors(application: FastAPI) -> None:
 
     @application.exception_handler(HTTPException)
     async def http_error(_: Request, error: HTTPException) -> Response:
-        return wire_response(problem(WireError(error.status_code, str(error.detail))))
+        answer = problem(WireError(error.status_code, str(error.detail)))
+        answer.headers.update(error.headers or {})
+        return wire_response(answer)

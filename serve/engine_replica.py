@@ -8,6 +8,7 @@ from typing import Literal
 from actors.logs import configure_logs
 from serve.engine import Engine
 from serve.engine_profile import cpu_flags, cpu_profile, gpu_profile
+from serve.loopback import listen_on_loopback
 from serve.settings import Settings
 
 
@@ -17,6 +18,8 @@ class EngineReplica(Engine):
     def __init__(self, llm: Literal["cpu", "gpu"]) -> None:
         configure_logs()
         settings = Settings()
+        if settings.loopback_only:
+            listen_on_loopback()
         work_dir = settings.data_dir / "engine"
         work_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         if llm == "gpu":

@@ -34,7 +34,7 @@ Cursor = Annotated[str | None, Query(description="`next_cursor` of the page befo
 From = Annotated[datetime | None, Query(alias="from", description="Event time, inclusive, RFC 3339 with zone.")]
 To = Annotated[datetime | None, Query(alias="to", description="Event time, exclusive, RFC 3339 with zone.")]
 
-_PROBLEMS: dict[int | str, dict[str, Any]] = {
+PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"description": text, "content": {"application/problem+json": {}}}
     for status, text in {
         401: "No key, or one that is unknown, expired or revoked.",
@@ -52,7 +52,7 @@ def _zoned(moment: datetime | None, name: str) -> datetime | None:
 
 def read_routes(services: EdgeServices) -> APIRouter:
     """Everything below /api that a tenant's key with the scope `read` may ask."""
-    router = APIRouter(prefix="/api", responses=_PROBLEMS)
+    router = APIRouter(prefix="/api", responses=PROBLEMS)
 
     @router.get("/status", tags=["operations"])
     async def status(request: Request) -> StatusModel:
@@ -108,7 +108,7 @@ def read_routes(services: EdgeServices) -> APIRouter:
 
 def log_routes(services: EdgeServices) -> APIRouter:
     """Stored records, by search and by id."""
-    router = APIRouter(prefix="/api", responses=_PROBLEMS)
+    router = APIRouter(prefix="/api", responses=PROBLEMS)
 
     @router.get("/logs", tags=["logs"])
     async def logs(
@@ -136,7 +136,7 @@ def log_routes(services: EdgeServices) -> APIRouter:
 
 def advisor_routes(services: EdgeServices) -> APIRouter:
     """The advisor for callers with their own incident JSON."""
-    router = APIRouter(tags=["advice"], responses=_PROBLEMS)
+    router = APIRouter(tags=["advice"], responses=PROBLEMS)
 
     @router.post("/advisor/analyze")
     async def analyze(
@@ -152,7 +152,7 @@ def advisor_routes(services: EdgeServices) -> APIRouter:
 
 def admin_routes(services: EdgeServices) -> APIRouter:
     """Tenants and keys, for an administrator's key."""
-    router = APIRouter(prefix="/api/admin", tags=["administration"], responses=_PROBLEMS)
+    router = APIRouter(prefix="/api/admin", tags=["administration"], responses=PROBLEMS)
 
     @router.get("/tenants")
     async def tenants(request: Request) -> dict[str, list[TenantModel]]:

@@ -185,10 +185,12 @@ class LogModel(Model):
 
 
 class LogPage(Model):
-    """Newest first; `next_cursor` continues, null ends."""
+    """Newest first; `next_cursor` continues, null ends. A search reads so many records and then stops: `searched_to`
+    is then the event time down to which everything has been searched, and a page may be empty before the end."""
 
     items: list[LogModel]
     next_cursor: str | None
+    searched_to: datetime | None = None
 
 
 class StatusModel(Model):

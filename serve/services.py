@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -11,7 +12,9 @@ from actors.directory import DetectorDirectory
 from actors.metrics import DETECTOR_GAUGES, Metrics
 from detect.record import RecordRef, TenantId
 from serve.auth import Authenticator
+from serve.disk_state import disk_trouble
 from serve.errors import WireError
+from serve.search_slots import SearchSlots
 from serve.version import VERSION
 from serve.views import event_view, incident_view, log_view
 from store.advisories import latest
@@ -70,6 +73,11 @@ class EdgeServices:
     advisor: AdvisorStatus
     enforce_rules: RulesInForce
     metrics: Metrics
+    database_disk: Path | None = None
+    searches: SearchSlots = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.searches = SearchSlots(lambda: self.metrics.count("searches_refused"))
 
     async def _tenant(self, headers: Headers, scope: str = "read") -> TenantId:
         tenant, _ = await self.authenticator.tenant_principal(headers, scope)
@@ -77,7 +85,8 @@ class EdgeServices:
 
     async def events(self, headers: Headers, wanted: EventFilter, limit: int, cursor: str | None) -> dict[str, Any]:
         """A page of detection events."""
-        async with tenant_transaction(self.app_pool, await self._tenant(headers)) as transaction:
+        tenant = await self._tenant(headers)
+        async with self.searches.slot(tenant), tenant_transaction(self.app_pool, tenant) as transaction:
             page = await search_events(transaction, wanted, limit, cursor)
         return {"items": [event_view(row) for row in page.items], "next_cursor": page.next_cursor}
 
@@ -104,9 +113,11 @@ class EdgeServices:
 
     async def logs(self, headers: Headers, wanted: LogFilter, limit: int, cursor: str | None) -> dict[str, Any]:
         """A page of stored records."""
-        async with tenant_transaction(self.app_pool, await self._tenant(headers)) as transaction:
+        tenant = await self._tenant(headers)
+        async with self.searches.slot(tenant), tenant_transaction(self.app_pool, tenant) as transaction:
             page = await search_logs(transaction, wanted, limit, cursor)
-        return {"items": [log_view(row) for row in page.items], "next_cursor": page.next_cursor}
+        shown = {"next_cursor": page.next_cursor, "searched_to": page.searched_to}
+        return {"items": [log_view(row) for row in page.items]} | shown
 
     async def log(self, headers: Headers, record_id: str) -> dict[str, Any]:
         """One stored record with its digest; WireError 404 or 422."""
@@ -135,7 +146,7 @@ class EdgeServices:
         reports = await self.directory.reports()
         return {
             "postgres": await self._postgres(),
-            "detectors": {"ready": all(report["state"] == "running" for report in reports), "actors": reports},
+            "detectors": {"ready": _detectors_ready(reports), "actors": reports},
             "advisor": await self.advisor.status(),
         }
 
@@ -144,8 +155,8 @@ class EdgeServices:
             async with system_transaction(self.writer_pool) as transaction:
                 await transaction.connection.fetchval("SELECT 1")
         except StorageUnavailable as error:
-            return {"ready": False, "detail": error.reason}
-        return {"ready": True, "detail": ""}
+            return {"ready": False, "detail": disk_trouble(self.database_disk) or error.reason}
+        return {"ready": True, "detail": disk_trouble(self.database_disk)}
 
     async def analyze(self, headers: Headers, incident: dict[str, Any], wait_s: float) -> dict[str, Any]:
         """An advisory for an incident that the caller brings along; nothing of it is stored."""
@@ -211,6 +222,12 @@ class EdgeServices:
         if found is None:
             raise WireError(404, f"there is no tenant {name!r}")
         return found
+
+
+def _detectors_ready(reports: list[dict[str, Any]]) -> bool:
+    """Every detector works; one that has just been asked for may still be starting beside others that do."""
+    states = {report["state"] for report in reports}
+    return "running" in states and states <= {"running", "starting", "not made yet"}
 
 
 def _tenant_json(tenant: Tenant) -> dict[str, Any]:

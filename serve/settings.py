@@ -6,12 +6,15 @@ they travel in the environment of the processes (or a Kubernetes Secret), never 
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from serve.syslog_listener import SyslogListener
 
 MIB = 2**20
 
@@ -24,7 +27,14 @@ class Settings(BaseSettings):
     data_dir: Path = Field(default=Path("."), description="Where this installation keeps its files.")
     http_host: str = "127.0.0.1"
     http_port: int = Field(default=4318, ge=1, le=65535)
-    proxy: Literal["python", "haproxy"] = Field(default="python", description="The HTTP proxy of Ray Serve.")
+    grpc_port: int = Field(
+        default_factory=lambda data: int(data.get("http_port", 4318)) - 1,
+        ge=0,
+        le=65535,
+        description="OTLP/gRPC on http_host; 0: off; unset: the port before http_port, which makes it 4317.",
+    )
+    proxy: Literal["python", "haproxy"] = Field(default="haproxy", description="python where HAProxy cannot run.")
+    loopback_only: bool = Field(default=False, description="Set by the embedded cluster: no port of Ray's elsewhere.")
 
     owner_dsn: SecretStr = Field(default=SecretStr(""), description="For migrations only; empty: done elsewhere.")
     app_dsn: SecretStr = Field(default=SecretStr(""), description="Empty: the embedded PostgreSQL.")
@@ -35,6 +45,35 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(default=64 * MIB, gt=0, description="After decompression; OTLP recommends 64 MiB.")
     key_cache_s: float = Field(default=5.0, ge=0, description="How long a replica trusts a key it has checked.")
 
+    signing_dir: Path | None = Field(default=None, description="Master keys of signing; default: in the data folder.")
+    signature_window_s: float = Field(default=300.0, gt=0, le=3600, description="How far a sender's clock may be off.")
+    tls_host: str = "127.0.0.1"
+    tls_port: int = Field(default=0, ge=0, le=65535, description="TLS 1.3 at the edge; 0: off.")
+    tls_client_certificates: Literal["off", "optional", "required"] = "optional"
+    tls_certificate: Path | None = Field(default=None, description="PEM; default: tls/server.pem, of `trustsoc cert`.")
+    tls_key: Path | None = None
+    tls_client_authority: Path | None = Field(default=None, description="PEM; whose client certificates are believed.")
+    tls_revoked: Path | None = Field(default=None, description="PEM revocation list; counts where the file exists.")
+    tls_trusted_proxies: str = Field(default="", description="CIDRs whose X-Forwarded-Client-Cert is believed.")
+
+    max_requests_at_once: int = Field(default=256, ge=1, description="Log requests in work, each replica.")
+    max_request_bytes_at_once: int = Field(default=256 * MIB, gt=0, description="Their bodies as sent, each replica.")
+    max_backlog_bytes: int = Field(default=16 * 1024 * MIB, ge=0, description="Durable and not judged yet; 0: any.")
+    disk_watch_dir: Path | None = Field(default=None, description="On PostgreSQL's disk; set for the embedded one.")
+    disk_reserve_bytes: int = Field(default=512 * MIB, ge=0, description="Below it, log requests get 503.")
+    head_room_every_s: float = Field(default=2.0, gt=0, description="How old figures of head-room and quotas may be.")
+    quota_records_per_s: float = Field(default=1_000_000, ge=0, description="Of a tenant without its own; 0: any.")
+    quota_bytes_per_s: float = Field(default=512 * MIB, ge=0, description="Bytes of bodies as sent; 0: any.")
+    quota_burst_s: float = Field(default=10, ge=0.1, le=3600, description="Seconds of a rate that may come at once.")
+    quota_agent_records_per_s: float = Field(default=0, ge=0, description="Of one agent of a tenant; 0: any.")
+    quota_agent_bytes_per_s: float = Field(default=0, ge=0)
+    quota_max_backlog: int = Field(default=50_000_000, ge=0, description="Records not judged yet, a tenant; 0: any.")
+
+    syslog_listeners: tuple[SyslogListener, ...] = Field(default=(), description="JSON list; see docs/wire.md.")
+    elasticsearch_version: str = Field(
+        default="8.19.0", pattern=r"^\d+\.\d+\.\d+$", description="What senders to /_bulk are told that we are."
+    )
+
     edge_replicas: int = Field(default=1, ge=1)
     detector_actors: int = Field(default=1, ge=1)
     virtual_shards: int = Field(default=64, ge=1)
@@ -42,7 +81,15 @@ class Settings(BaseSettings):
     snapshot_every_batches: int = Field(default=200, ge=1)
     snapshot_every_s: float = Field(default=30.0, gt=0)
     tick_after_idle_s: float = Field(default=60.0, gt=0, description="Idle tenants with open windows get a tick row.")
-    raw_log_retention_days: int = Field(default=30, ge=1)
+    max_tenants_in_memory: int = Field(default=500, ge=1, description="Whose state one detector actor holds.")
+    replay_max_batches: int = Field(default=20_000, ge=1, description="Batches that one replay may read.")
+    raw_log_retention_days: int = Field(default=30, ge=1, le=3650, description="A tenant may have its own.")
+    journal_retention_hours: int = Field(default=168, ge=1, description="The replay horizon and idempotency window.")
+    rollup_1m_retention_days: int = Field(default=30, ge=1)
+    rollup_5m_retention_days: int = Field(default=90, ge=1)
+    rollup_1h_retention_days: int = Field(default=400, ge=1)
+    receipt_key_file: Path | None = Field(default=None, description="Keys of receipts; default: in the data folder.")
+    ledger_retention_days: int = Field(default=400, ge=1, description="After the last that was heard of a run.")
 
     llm: str = Field(default="none", description="none, cpu, gpu, or the URL of an OpenAI-compatible server.")
     llm_model: str = ""
@@ -57,6 +104,23 @@ class Settings(BaseSettings):
         if value in {"none", "cpu", "gpu"} or value.startswith(("http://", "https://")):
             return value
         raise ValueError("LLM must be none, cpu, gpu or an http(s) URL of an OpenAI-compatible server")
+
+    @field_validator("tls_trusted_proxies")
+    @classmethod
+    def _networks(cls, value: str) -> str:
+        for part in filter(None, (part.strip() for part in value.split(","))):
+            ipaddress.ip_network(part)
+        return value
+
+    @property
+    def signing_folder(self) -> Path:
+        """Where the master keys of signing are."""
+        return self.signing_dir or self.data_dir / "signing"
+
+    @property
+    def receipt_keys(self) -> Path:
+        """Where the keys of receipts are, the same on all replicas."""
+        return self.receipt_key_file or self.data_dir / "receipt-keys.json"
 
     @property
     def caches(self) -> Path:

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Sequence
 from typing import Any
 
 from detect.batch import BatchOutput, Rollup, RollupSpan
 from detect.event import DetectionEvent
 from detect.incident import IncidentChange, IncidentMember
-from detect.record import Entity, Logsource, NormalizedRecord, TenantId, canonical_json
+from detect.record import Entity, Logsource, TenantId
 from store.values import bounded, json_text, key_text, text, timestamp
 
-RAW_LOG_COLUMNS = (
-    "tenant_id",
-    "seq",
-    "position",
-    "received",
-    "time",
-    "time_mark",
-    "severity",
-    "logsource",
-    "entities",
-    "message",
-    "record",
-)
 _ENTITY_BYTES = 512
 _TITLE_BYTES = 1024
 
@@ -37,30 +23,6 @@ def entity_label(entity: Entity) -> str:
 def logsource_label(logsource: Logsource) -> str:
     """`product/category/service`, unknown parts empty."""
     return text("/".join(logsource), _TITLE_BYTES)
-
-
-def raw_log_rows(
-    tenant: TenantId, outputs: Sequence[BatchOutput], received: Mapping[int, datetime]
-) -> list[tuple[object, ...]]:
-    """Rows of RAW_LOG_COLUMNS. `record` is canonical_json, byte for byte, so that its digest can be recomputed."""
-    return [_raw_log_row(tenant, item, received[output.seq]) for output in outputs for item in output.records]
-
-
-def _raw_log_row(tenant: TenantId, item: NormalizedRecord, received: datetime) -> tuple[object, ...]:
-    record = item.record
-    return (
-        tenant,
-        record.ref.seq,
-        record.ref.position,
-        received,
-        timestamp(record.time_ns),
-        record.time_mark,
-        min(max(record.severity_number, 0), 24),
-        logsource_label(item.logsource),
-        list(dict.fromkeys(entity_label(entity) for entity in item.entities)),
-        text(item.message),
-        canonical_json(record).decode(),
-    )
 
 
 def event_row(tenant: TenantId, event: DetectionEvent) -> tuple[object, ...]:
@@ -162,18 +124,6 @@ def member_columns(outputs: Sequence[BatchOutput]) -> tuple[list[Any], ...]:
         [timestamp(member.time_ns) for _, member in members],
         [text(member.stage, _TITLE_BYTES) for _, member in members],
         [text(member.reason) for _, member in members],
-    )
-
-
-def dead_letter_columns(outputs: Sequence[BatchOutput]) -> tuple[list[Any], ...]:
-    """The columns of `dead_letter_insert` after the tenant."""
-    poison = [item for output in outputs for item in output.poison]
-    return (
-        [item.seq for item in poison],
-        [item.position for item in poison],
-        [item.stage for item in poison],
-        [key_text(item.subject) for item in poison],
-        [text(item.error) for item in poison],
     )
 
 

@@ -8,36 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import pairwise
 
 import asyncpg
 
 from detect.batch import BatchOutput
 from detect.record import TenantId
+from store.dead_letters import store_dead_letters
 from store.detection_rows import (
-    RAW_LOG_COLUMNS,
-    dead_letter_columns,
     event_row,
     incident_row,
     member_columns,
     newest_incidents,
-    raw_log_rows,
     rollup_columns,
 )
 from store.partitions import days_of
 from store.postgres import Pool, TenantTransaction, detector_transaction
 from store.queries import sql
-
-
-class Fenced(Exception):
-    """Another actor has claimed the shard since: whatever this one judged does not count."""
-
-    def __init__(self, shard: int, epoch: int, current: int | None) -> None:
-        super().__init__(f"shard {shard} is at epoch {current}, this writer holds epoch {epoch}: it was replaced")
-        self.shard = shard
-        self.epoch = epoch
-        self.current = current
+from store.raw_log_copy import RAW_LOG_COLUMNS, copy_stream
+from store.shards import Fenced, require_epoch
+from store.snapshots import REPLAY_HORIZON, Snapshot, keep_snapshot, newest_snapshot
 
 
 class MarkMismatch(Exception):
@@ -47,15 +38,6 @@ class MarkMismatch(Exception):
         super().__init__(f"judgements are stored up to seq {mark}, so the next is {mark + 1}, not {first}")
         self.mark = mark
         self.first = first
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """Detector state after the batch `seq`. `format` is the version of the encoding of `state`."""
-
-    seq: int
-    format: int
-    state: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +51,7 @@ class DetectorState:
 async def load_state(tx: TenantTransaction) -> DetectorState:
     """What a detector needs to go on. The snapshot's seq is at most the mark; what is between is replayed."""
     mark = await tx.connection.fetchval(sql("mark_read"))
-    row = await tx.connection.fetchrow(sql("snapshot_read"))
-    snapshot = None if row is None else Snapshot(row["seq"], row["format"], row["state"])
-    return DetectorState(mark or 0, snapshot)
+    return DetectorState(mark or 0, await newest_snapshot(tx))
 
 
 async def write_output(
@@ -83,17 +63,19 @@ async def write_output(
     outputs: Sequence[BatchOutput],
     received: Mapping[int, datetime],
     snapshot: Snapshot | None = None,
+    replay_horizon: timedelta = REPLAY_HORIZON,
 ) -> int:
     """Stores the outputs of consecutive batches and returns the new mark. All or nothing.
 
-    `pool` is of the detector role; `received` has the journal's time of receipt of each seq. Raises Fenced,
-    MarkMismatch, StorageUnavailable; ValueError when the seqs are not consecutive or the snapshot is not of the last.
+    `pool` is of the detector role; `received` has the journal's time of receipt of each seq; snapshots older than the
+    `replay_horizon` are let go. Raises Fenced, MarkMismatch, StorageUnavailable; ValueError when the seqs are not
+    consecutive or the snapshot is not of the last.
     """
     if not outputs or any(after.seq != before.seq + 1 for before, after in pairwise(outputs)):
         raise ValueError("write_output takes the outputs of one or more consecutive batches")
     if snapshot is not None and snapshot.seq != outputs[-1].seq:
         raise ValueError(f"the snapshot is of seq {snapshot.seq}, the last output of seq {outputs[-1].seq}")
-    writing = _Writing(pool, tenant, shard, epoch, outputs, received, snapshot)
+    writing = _Writing(pool, tenant, shard, epoch, outputs, received, snapshot, replay_horizon)
     try:
         await writing.transaction()
     except asyncpg.CheckViolationError as error:
@@ -114,12 +96,13 @@ class _Writing:
     outputs: Sequence[BatchOutput]
     received: Mapping[int, datetime]
     snapshot: Snapshot | None
+    replay_horizon: timedelta
 
     async def transaction(self) -> None:
         async with detector_transaction(self.pool, self.tenant) as tx:
             mark = await tx.connection.fetchval(sql("mark_lock")) or 0
             await tx.connection.execute(sql("become_writer"))
-            await self._check_epoch(tx)
+            await require_epoch(tx, self.shard, self.epoch)
             if mark != self.outputs[0].seq - 1:
                 raise MarkMismatch(mark, self.outputs[0].seq)
             await self._copy_records(tx)
@@ -127,7 +110,7 @@ class _Writing:
             await self._store_events(tx)
             await self._store_rollups(tx)
             await self._store_incidents(tx)
-            await self._store_dead_letters(tx)
+            await store_dead_letters(tx, self.outputs, self.received)
             await self._store_progress(tx)
 
     async def make_days(self) -> None:
@@ -136,16 +119,11 @@ class _Writing:
             for day in days:
                 await tx.connection.fetchval(sql("partitions_make"), day, 1)
 
-    async def _check_epoch(self, tx: TenantTransaction) -> None:
-        current = await tx.connection.fetchval(sql("shard_epoch"), self.shard)
-        if current != self.epoch:
-            raise Fenced(self.shard, self.epoch, current)
-
     async def _copy_records(self, tx: TenantTransaction) -> None:
         # COPY FROM is refused under row-level security, hence the writer role for this one step.
-        rows = raw_log_rows(tx.tenant, self.outputs, self.received)
-        if rows:
-            await tx.connection.copy_records_to_table("raw_logs", records=rows, columns=RAW_LOG_COLUMNS)
+        if any(output.records for output in self.outputs):
+            stream = copy_stream(tx.tenant, self.outputs, self.received)
+            await tx.connection.copy_to_table("raw_logs", source=stream, columns=RAW_LOG_COLUMNS, format="binary")
 
     async def _store_events(self, tx: TenantTransaction) -> None:
         rows = [event_row(tx.tenant, event) for output in self.outputs for event in output.events]
@@ -167,13 +145,13 @@ class _Writing:
         revisions = [incident.revision for incident in incidents]
         await tx.connection.execute(sql("advisory_enqueue"), tx.tenant, ids, revisions)
 
-    async def _store_dead_letters(self, tx: TenantTransaction) -> None:
-        if any(output.poison for output in self.outputs):
-            await tx.connection.execute(sql("dead_letter_insert"), tx.tenant, *dead_letter_columns(self.outputs))
-
     async def _store_progress(self, tx: TenantTransaction) -> None:
-        await tx.connection.execute(sql("mark_move"), tx.tenant, self.outputs[-1].seq, self.epoch)
-        if (snapshot := self.snapshot) is not None:
-            await tx.connection.execute(
-                sql("snapshot_write"), tx.tenant, snapshot.seq, self.epoch, snapshot.format, snapshot.state
-            )
+        last = self.outputs[-1]
+        await tx.connection.execute(
+            sql("mark_move"), tx.tenant, last.seq, self.epoch, last.open_windows, self.received[last.seq]
+        )
+        if self.snapshot is not None:
+            await keep_snapshot(tx, self.snapshot, self.epoch, self.replay_horizon)
+
+
+__all__ = ["DetectorState", "Fenced", "MarkMismatch", "Snapshot", "load_state", "write_output"]

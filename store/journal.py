@@ -7,23 +7,25 @@ fsync is shared by all senders and a lone sender waits for nobody.
 from __future__ import annotations
 
 import asyncio
-import gzip
-from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 from uuid import UUID
 
 import asyncpg
 
 from detect.batch import Batch, BatchKind
+from detect.inflate import BodyEncoding, inflate
 from detect.record import Nanoseconds, TenantId
+from store.fair_queue import FairQueue
+from store.fair_share import FairShare
 from store.postgres import Pool, StorageUnavailable, SystemTransaction, TenantTransaction, storage_errors
 from store.queries import sql
 from store.values import nanoseconds
 
-Encoding = Literal["identity", "gzip"]
+Encoding = BodyEncoding  # what the column holds
 
 # Control rows are ours: no sender may have this name, so no sender's key can meet one of theirs.
 CONTROL_AGENT = ""
@@ -52,7 +54,8 @@ class JournalEntry:
     """One batch to store. `received` has microseconds and a time zone; `payload` is the body as it was received.
 
     `agent` names the sender (1 to 256 bytes; empty for control rows only), `digest` is what tells a repeat from a
-    conflict. Raises ValueError for a value that the journal cannot hold.
+    conflict, `run` is the life of the sender's spool (empty: it keeps no books). Raises ValueError for a value that the
+    journal cannot hold.
     """
 
     tenant: TenantId
@@ -64,6 +67,7 @@ class JournalEntry:
     records: int
     payload: bytes
     received: datetime
+    run: str = ""
 
     def __post_init__(self) -> None:
         try:
@@ -84,37 +88,79 @@ class JournalEntry:
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """Where a batch is stored; a duplicate is stored where its original is."""
+    """Where a batch is stored; a duplicate is stored where its original is.
+
+    `stored_records` is what the stored batch holds (None: what was handed over), `elsewhere` whether a duplicate's
+    original came in another run of its sender.
+    """
 
     seq: int
     duplicate: bool
+    stored_records: int | None = field(default=None, compare=False)
+    elsewhere: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class JournalLimits:
-    """What may wait (rows, bytes of payload) and what one commit takes at most."""
+    """What may wait (rows, bytes of payload), what one commit takes at most, and how many commits run at once.
+
+    A tenant may have no more waiting than is still free, so that one alone fills no more than half of the room.
+    `retry_after_s` is the least that is asked of a refused sender, when the journal drains well or was not seen to.
+    """
 
     waiting_rows: int = 4096
     waiting_bytes: int = 256 * 2**20
     group_rows: int = 256
-    group_bytes: int = 16 * 2**20
+    group_bytes: int = 4 * 2**20
+    lanes: int = 2
     retry_after_s: float = 1.0
 
 
+_Waiter = tuple[JournalEntry, "asyncio.Future[Appended]"]
+# What a row costs besides its bytes, in bytes that take as long to store: small batches must not come for free.
+_ROW_COST = 8 * 1024
+_LONGEST_WAIT_S = 60.0
+_SMOOTHING = 0.2
+
+
 class JournalWriter:
-    """Appends batches through a pool of the writer role. Safe for concurrent calls on one event loop."""
+    """Appends batches through a pool of the writer role. Safe for concurrent calls on one event loop.
+
+    Groups are taken in fair order of the tenants by weight. A tenant is in one commit at a time, so its batches keep
+    their order; a second lane lets the others go on while a large group is being stored.
+    """
 
     def __init__(self, pool: Pool, limits: JournalLimits | None = None) -> None:
         self._pool = pool
-        self._limits = limits or JournalLimits()
-        self._waiting: deque[tuple[JournalEntry, asyncio.Future[Appended]]] = deque()
-        self._waiting_bytes = 0
-        self._drain_task: asyncio.Task[None] | None = None
+        self._limits = limits = limits or JournalLimits()
+        self._queue: FairQueue[TenantId, _Waiter] = FairQueue()
+        self._rows: FairShare[TenantId] = FairShare(limits.waiting_rows)
+        self._bytes: FairShare[TenantId] = FairShare(limits.waiting_bytes)
+        self._weights: Mapping[TenantId, float] = {}
+        self._lane_rate = 0.0
+        self._lanes: set[asyncio.Task[None]] = set()
 
     @property
     def waiting(self) -> int:
         """How many batches wait for a commit that has not begun."""
-        return len(self._waiting)
+        return len(self._queue)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """The payload of the batches that wait."""
+        return self._bytes.used
+
+    def full_for(self, tenant: TenantId, size: int) -> float:
+        """How many seconds a batch of so many bytes should stay away because too much waits; 0 when it may come."""
+        if self._rows.refusal(tenant, 1) is None and self._bytes.refusal(tenant, size) is None:
+            return 0.0
+        waiting = self._bytes.used + self._rows.used * _ROW_COST
+        wait = waiting / (self._lane_rate * self._limits.lanes) if self._lane_rate else 0.0
+        return min(_LONGEST_WAIT_S, max(self._limits.retry_after_s, wait))
+
+    def weigh(self, weights: Mapping[TenantId, float]) -> None:
+        """Sets the tenants' weights (above 0) for what comes from now on; 1 for those not named."""
+        self._weights = weights
 
     async def append(self, entry: JournalEntry) -> Appended:
         """Stores one batch; returns after its commit is on disk.
@@ -122,52 +168,60 @@ class JournalWriter:
         Raises Overloaded, IdempotencyConflict, UnknownTenant or StorageUnavailable. After StorageUnavailable the batch
         may or may not be stored: repeating it with the same idempotency key settles that.
         """
-        size = len(entry.payload)
-        limits = self._limits
-        if len(self._waiting) >= limits.waiting_rows or (
-            self._waiting and self._waiting_bytes + size > limits.waiting_bytes
-        ):
-            raise Overloaded(limits.retry_after_s)
+        tenant, size = entry.tenant, len(entry.payload)
+        if wait := self.full_for(tenant, size):
+            raise Overloaded(wait)
         future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
-        self._waiting.append((entry, future))
-        self._waiting_bytes += size
-        if self._drain_task is None or self._drain_task.done():
-            self._drain_task = asyncio.create_task(self._drain(), name="journal-group-commit")
+        self._rows.take(tenant, 1)
+        self._bytes.take(tenant, size)
+        # Control rows are rare, small and ours: they stand in their tenant's line like everything else.
+        self._queue.put(tenant, (entry, future), size + _ROW_COST, self._weights.get(tenant, 1.0))
+        self._open_lane()
         return await future
 
     async def close(self) -> None:
         """Returns when everything that waited is stored or has failed."""
-        if self._drain_task is not None:
-            await self._drain_task
+        while self._lanes:
+            await asyncio.wait(self._lanes)
+
+    def _open_lane(self) -> None:
+        if len(self._lanes) < self._limits.lanes and self._queue.takeable:
+            lane = asyncio.create_task(self._drain(), name="journal-group-commit")
+            self._lanes.add(lane)
+            lane.add_done_callback(self._lane_ended)
+
+    def _lane_ended(self, lane: asyncio.Task[None]) -> None:
+        self._lanes.discard(lane)
+        if not lane.cancelled():
+            self._open_lane()
 
     async def _drain(self) -> None:
-        while self._waiting:
-            group = self._take_group()
-            if not group:
-                continue
+        while taken := self._queue.take(self._limits.group_rows, self._limits.group_bytes):
+            for tenant, (entry, _) in taken:
+                self._rows.give(tenant, 1)
+                self._bytes.give(tenant, len(entry.payload))
+            self._open_lane()
+            # A sender may have gone away while its batch waited.
+            group = [waiter for _, waiter in taken if not waiter[1].done()]
+            began = asyncio.get_running_loop().time()
             try:
-                await self._store(group)
+                if group:
+                    await self._store(group)
             finally:
                 # Reached with unanswered senders only when this task is cancelled at shutdown.
                 for _, future in group:
                     if not future.done():
                         future.set_exception(StorageUnavailable("the journal is shutting down", 2.0))
+                self._queue.release(tenant for tenant, _ in taken)
+            self._measure(sum(map(_cost, group)), asyncio.get_running_loop().time() - began)
 
-    def _take_group(self) -> list[tuple[JournalEntry, asyncio.Future[Appended]]]:
-        group: list[tuple[JournalEntry, asyncio.Future[Appended]]] = []
-        size = 0
-        while self._waiting and len(group) < self._limits.group_rows:
-            entry, future = self._waiting[0]
-            if group and size + len(entry.payload) > self._limits.group_bytes:
-                break
-            self._waiting.popleft()
-            self._waiting_bytes -= len(entry.payload)
-            if not future.done():  # the sender went away while it waited
-                group.append((entry, future))
-                size += len(entry.payload)
-        return group
+    def _measure(self, cost: int, seconds: float) -> None:
+        """Keeps a moving average of what one lane stores a second."""
+        if cost and seconds > 0:
+            rate = cost / seconds
+            self._lane_rate = rate if not self._lane_rate else self._lane_rate + _SMOOTHING * (rate - self._lane_rate)
 
-    async def _store(self, group: Sequence[tuple[JournalEntry, asyncio.Future[Appended]]]) -> None:
+    async def _store(self, group: Sequence[_Waiter]) -> None:
         try:
             outcomes = await self._commit([entry for entry, _ in group])
         except (StorageUnavailable, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
@@ -195,22 +249,28 @@ class JournalWriter:
                 [entry.records for entry in entries],
                 [entry.payload for entry in entries],
                 [entry.received for entry in entries],
+                [entry.run for entry in entries],
             )
-        return [_outcome(entry, row["verdict"], row["appended_seq"]) for entry, row in zip(entries, rows, strict=True)]
+        return [_outcome(entry, row) for entry, row in zip(entries, rows, strict=True)]
 
 
-def _outcome(entry: JournalEntry, verdict: str, seq: int) -> Appended | Exception:
-    match verdict:
+def _outcome(entry: JournalEntry, row: Any) -> Appended | Exception:
+    seq: int = row["appended_seq"]
+    match verdict := row["verdict"]:
         case "appended":
             return Appended(seq, duplicate=False)
         case "duplicate":
-            return Appended(seq, duplicate=True)
+            return Appended(seq, True, row["stored_records"], row["elsewhere"])
         case "conflict":
             return IdempotencyConflict(f"the idempotency key belongs to batch {seq}, whose content differs")
         case "unknown_tenant":
             return UnknownTenant(f"there is no tenant {entry.tenant}")
         case _:
             return AssertionError(f"journal_append gave the verdict {verdict!r}")
+
+
+def _cost(waiter: _Waiter) -> int:
+    return len(waiter[0].payload) + _ROW_COST
 
 
 def _answer(future: asyncio.Future[Appended], outcome: Appended | Exception) -> None:
@@ -250,8 +310,7 @@ class JournalRow:
 
     def batch(self) -> Batch:
         """What a detector reads. The decompressed size was bounded when the batch was accepted."""
-        payload = gzip.decompress(self.payload) if self.encoding == "gzip" else self.payload
-        return Batch(self.seq, self.received_ns, self.kind, payload)
+        return Batch(self.seq, self.received_ns, self.kind, inflate(self.payload, self.encoding, sys.maxsize))
 
 
 async def read_journal(tx: TenantTransaction, after_seq: int, max_rows: int, max_bytes: int) -> list[JournalRow]:

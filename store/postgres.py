@@ -88,8 +88,14 @@ def storage_errors() -> Iterator[None]:
         raise StorageUnavailable("connection closed", 2.0) from error
 
 
-async def connect_pool(dsn: str, *, name: str, min_size: int = 1, max_size: int = 8) -> Pool:
-    """A pool of connections that names itself `name` in pg_stat_activity. Raises StorageUnavailable."""
+async def connect_pool(
+    dsn: str, *, name: str, min_size: int = 1, max_size: int = 8, longest_pause_s: float = 60.0
+) -> Pool:
+    """A pool of connections that names itself `name` in pg_stat_activity. Raises StorageUnavailable.
+
+    A process that stands still for `longest_pause_s` in the middle of a transaction loses it, and its locks: others
+    must not wait for a host that hangs.
+    """
     try:
         with storage_errors():
             return await asyncpg.create_pool(
@@ -99,7 +105,15 @@ async def connect_pool(dsn: str, *, name: str, min_size: int = 1, max_size: int 
                 command_timeout=_COMMAND_SECONDS,
                 timeout=_ACQUIRE_SECONDS,
                 # One-off plans of short statements cost more to compile than to run.
-                server_settings={"application_name": name, "jit": "off", "timezone": "UTC", "search_path": "public"},
+                server_settings={
+                    "application_name": name,
+                    "jit": "off",
+                    "timezone": "UTC",
+                    "search_path": "public",
+                    "idle_in_transaction_session_timeout": str(round(longest_pause_s * 1000)),
+                    # Behind the client's own limit, for clients that hang in the middle of a COPY.
+                    "statement_timeout": str(round(1.5 * _COMMAND_SECONDS * 1000)),
+                },
             )
     except OSError as error:
         raise StorageUnavailable(f"cannot connect: {error}", 2.0) from error

@@ -1,6 +1,8 @@
 """The questions that analysts ask: events, incidents, logs, one record. Rows come back ready for JSON.
 
-Every search is bounded: a page of at most 1,000 rows, a range of time, and a statement timeout.
+Every search is bounded: a page of at most 1,000 rows, a range of time, and a statement timeout. A search of logs is
+bounded by the rows that it reads as well: there is no index over text (docs/decisions/0014), so it reads so many
+records at most, newest first, says how far back it came, and its cursor goes on from there.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ from store.values import iso_time, json_text, key_text, text
 
 STATEMENT_TIMEOUT_MS = 10_000
 DEFAULT_RANGE = timedelta(hours=24)
+LONGEST_LOG_RANGE = timedelta(days=92)
+_FEWER = 20
 TIMELINE_LIMIT = 1000
 
 _EVER_FROM = datetime(1, 1, 1, tzinfo=UTC)
@@ -73,7 +77,11 @@ class IncidentFilter:
 
 @dataclass(frozen=True, slots=True)
 class LogFilter:
-    """Which records, by event time. `text` is looked for anywhere in the record, letter case aside."""
+    """Which records, by event time, over at most LONGEST_LOG_RANGE.
+
+    `text` is looked for anywhere in the record's canonical JSON, letter case aside: any substring of its body, of a
+    value or of the name of an attribute; words are not told apart. `entity` is one of the record's own, `kind:value`.
+    """
 
     start: datetime
     end: datetime
@@ -84,6 +92,23 @@ class LogFilter:
     def last(cls, now: datetime, *, text: str | None = None, entity: str | None = None) -> LogFilter:
         """The default range: the 24 hours up to now (inclusive)."""
         return cls(now - DEFAULT_RANGE, now + timedelta(microseconds=1), text, entity)
+
+
+@dataclass(frozen=True, slots=True)
+class ScanBounds:
+    """What one search of logs may cost: records that it reads, and milliseconds of one try."""
+
+    rows: int = 50_000
+    milliseconds: int = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class LogPage(Page):
+    """A page of records. `searched_to` is set when the search stopped before its range was read: everything of that
+    event time and later has been, and `next_cursor` goes on, though the page may hold few rows or none.
+    """
+
+    searched_to: str | None
 
 
 async def search_events(tx: TenantTransaction, wanted: EventFilter, limit: int, cursor: str | None = None) -> Page:
@@ -152,29 +177,52 @@ async def get_incident(
     return _row(row) | {"timeline": timeline}
 
 
-async def search_logs(tx: TenantTransaction, wanted: LogFilter, limit: int, cursor: str | None = None) -> Page:
-    """Records, newest first. Raises InvalidFilter, InvalidCursor, SearchTimedOut."""
+async def search_logs(
+    tx: TenantTransaction,
+    wanted: LogFilter,
+    limit: int,
+    cursor: str | None = None,
+    bounds: ScanBounds = ScanBounds(),
+) -> LogPage:
+    """Records, newest first; reads at most `bounds.rows` of them, whatever they hold, and a twentieth of that when
+    the disk is too slow for them. Raises InvalidFilter, InvalidCursor, SearchTimedOut.
+    """
+    arguments = _log_arguments(wanted, cursor)
+    size = page_size(limit)
+    try:
+        return await _scan_logs(tx, arguments, size, bounds)
+    except SearchTimedOut:
+        fewer = ScanBounds(max(1, bounds.rows // _FEWER), bounds.milliseconds)
+        return await _scan_logs(tx, arguments, size, fewer)
+
+
+def _log_arguments(wanted: LogFilter, cursor: str | None) -> tuple[Any, ...]:
+    """The arguments of `search_logs` before the counts of rows."""
     after = decode_time_and_ref("logs", cursor)
     label = None if wanted.entity is None else entity_label(_entity(wanted.entity))
-    size = page_size(limit)
     start, end = _range(wanted.start, wanted.end)
+    if end - start > LONGEST_LOG_RANGE:
+        raise InvalidFilter(f"a search of logs spans at most {LONGEST_LOG_RANGE.days} days: search in several steps")
     received_from = max(start, _EVER_FROM + _RECEIVED_BEFORE_TIME) - _RECEIVED_BEFORE_TIME
-    async with _bounded(tx):
-        rows = await tx.connection.fetch(
-            sql("search_logs"),
-            start,
-            end,
-            received_from,
-            None if wanted.text is None else like_pattern(wanted.text),
-            label,
-            *after,
-            size + 1,
-        )
-    cursor_after = None
-    if len(rows) > size:
-        last = rows[size - 1]
-        cursor_after = encode_cursor("logs", last["time"], last["seq"], last["position"])
-    return Page([_record(row) for row in rows[:size]], cursor_after)
+    pattern = None if wanted.text is None else like_pattern(wanted.text)
+    return start, end, received_from, pattern, label, *after
+
+
+async def _scan_logs(tx: TenantTransaction, arguments: tuple[Any, ...], size: int, bounds: ScanBounds) -> LogPage:
+    # The savepoint lets the transaction go on after a statement that ran out of time.
+    async with _bounded(tx, bounds.milliseconds), tx.connection.transaction():
+        rows = await tx.connection.fetch(sql("search_logs"), *arguments, size + 1, bounds.rows)
+    found = [row for row in rows if row["matches"]]
+    items = [_record(row) for row in found[:size]]
+    if len(found) > size:
+        return LogPage(items, _log_cursor(found[size - 1]), None)
+    if rows and rows[-1]["place"] == bounds.rows:
+        return LogPage(items, _log_cursor(rows[-1]), iso_time(rows[-1]["time"]))
+    return LogPage(items, None, None)
+
+
+def _log_cursor(row: asyncpg.Record) -> str:
+    return encode_cursor("logs", row["time"], row["seq"], row["position"])
 
 
 async def get_record(tx: TenantTransaction, ref: RecordRef) -> dict[str, Any] | None:
@@ -202,8 +250,8 @@ def like_pattern(term: str) -> str:
 
 
 @asynccontextmanager
-async def _bounded(tx: TenantTransaction) -> AsyncIterator[None]:
-    await tx.connection.execute(sql("limit_statement_time"), str(STATEMENT_TIMEOUT_MS))
+async def _bounded(tx: TenantTransaction, milliseconds: int = STATEMENT_TIMEOUT_MS) -> AsyncIterator[None]:
+    await tx.connection.execute(sql("limit_statement_time"), str(milliseconds))
     try:
         yield
     except asyncpg.QueryCanceledError as error:
@@ -245,7 +293,8 @@ def _value(key: str, value: Any) -> Any:
 
 def _record(row: asyncpg.Record) -> dict[str, Any]:
     stored: str = row["record"]
-    return _row(row) | {
+    shown = {name: value for name, value in _row(row).items() if name not in {"matches", "place"}}
+    return shown | {
         "ref": str(RecordRef(row["seq"], row["position"])),
         "record": orjson.loads(stored),
         "digest": hashlib.sha256(stored.encode()).hexdigest(),

@@ -42,6 +42,10 @@ class TenantExists(Exception):
     """The name of a tenant is taken."""
 
 
+class TenantNotFound(Exception):
+    """There is no such tenant."""
+
+
 class KeyNotFound(Exception):
     """There is no such key (or it is another tenant's)."""
 
@@ -122,8 +126,11 @@ async def list_tenants(tx: SystemTransaction) -> list[Tenant]:
 
 
 async def own_tenant(tx: TenantTransaction) -> Tenant:
-    """The tenant of the transaction."""
-    return _tenant(await tx.connection.fetchrow(sql("tenant_list")))
+    """The tenant of the transaction. Raises TenantNotFound."""
+    row = await tx.connection.fetchrow(sql("tenant_list"))
+    if row is None:
+        raise TenantNotFound(f"there is no tenant {tx.tenant}")
+    return _tenant(row)
 
 
 async def tenant_by_name(tx: SystemTransaction, name: str) -> Tenant | None:

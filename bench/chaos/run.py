@@ -126,7 +126,6 @@ class _Load:
         for sender in self.crowd:
             sender.stop()
         self.tail.stop()
-        self.tail.join()
         for sender in (*self.crowd, self.restless):
             sender.join()
         deadline = time.monotonic() + _CATCH_UP_S

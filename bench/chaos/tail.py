@@ -30,6 +30,7 @@ class TailedFile(threading.Thread):
         self._new_collector: Callable[[], Collector] = lambda: Collector(profile, key, folder / "private")
         self._collector = self._new_collector()
         self._stopping = threading.Event()
+        self._ending = threading.Event()
         self.written = 0
         self.collectors = 0
 
@@ -38,10 +39,10 @@ class TailedFile(threading.Thread):
         self._stopping.set()
 
     def end(self) -> None:
-        """Ends the collector as well, once everything it holds has been sent."""
+        """Ends the collector as well."""
         self.stop()
+        self._ending.set()
         self.join()
-        self._collector.stop()
 
     def processes(self) -> list[psutil.Process]:
         """The collector while it lives."""
@@ -58,13 +59,13 @@ class TailedFile(threading.Thread):
     def run(self) -> None:
         """The thread: until the end, a collector that was killed is replaced."""
         with self._path.open("a", encoding="utf-8", buffering=1) as file:
-            while not self._stopping.wait(_PAUSE_S):
-                file.write(_line(self.written) + "\n")
-                self.written += 1
+            while not self._ending.wait(_PAUSE_S):
+                if not self._stopping.is_set():
+                    file.write(_line(self.written) + "\n")
+                    self.written += 1
                 if self._collector.pid is None:
                     self._replace()
-        if self._collector.pid is None:
-            self._replace()
+        self._collector.stop()
 
     def _replace(self) -> None:
         self._collector.stop(0)

@@ -12,7 +12,7 @@ from detect.normalize.draft import Draft, as_json, field_value
 from detect.normalize.structured import parse_object, read_generic_entities, read_object
 from detect.normalize.syslog import Envelope, parse_envelope, unrepeat
 from detect.normalize.windows import WindowsParser
-from detect.record import AnyValue, LogRecord, Logsource, NormalizedRecord
+from detect.record import AnyValue, FieldValue, LogRecord, Logsource, NormalizedRecord
 
 MAX_PARSED: Final = 65536
 """Characters of a line that parsers look at; the message keeps all of it."""
@@ -22,6 +22,9 @@ _AUTH: Final = Logsource("linux", "", "auth")
 _WEB: Final = Logsource("", "webserver", "")
 _APP_ATTRIBUTES: Final = ("appname", "syslog.appname", "syslog.identifier", "process.name", "service.name")
 _PID_ATTRIBUTES: Final = ("proc_id", "syslog.procid", "process.pid")
+# What Elastic's, Vector's and Fluent Bit's syslog and journal inputs call them.
+_WRAPPED_APP_FIELDS: Final = ("appname", "log.syslog.appname", "syslog.appname", "process.name", "ident", "program")
+_WRAPPED_PID_FIELDS: Final = ("procid", "log.syslog.procid", "process.pid", "pid")
 _FILE_ATTRIBUTES: Final = ("log.file.name", "log.file.path")
 _FILES: Final = (
     (re.compile(r"(?:^|/)(?:auth\.log|secure)\b"), _AUTH),
@@ -89,11 +92,8 @@ class Normalizer:
         if envelope is not None:
             self._read_syslog(record, envelope, draft)
             return draft
-        for program in self._lines:
-            if known := program.recognise(line):
-                draft.logsource = program.logsource or draft.logsource
-                draft.take(*known)
-                return draft
+        if self._read_plain(line, draft):
+            return draft
         app = _attribute(record, _APP_ATTRIBUTES)
         if app.lower() in self._programs or line.startswith("pam_"):
             pid = _attribute(record, _PID_ATTRIBUTES)
@@ -139,7 +139,41 @@ class Normalizer:
             draft.name = draft.name or "journald"
             return draft
         read_object(body, line, draft)
+        if draft.name == "json/generic" and draft.message is not line:
+            self._read_wrapped(record, draft)
         return draft
+
+    def _read_wrapped(self, record: LogRecord, draft: Draft) -> None:
+        """A shipper's object around a line: the line is read as if it had come alone, over the object's fields."""
+        line, host = draft.message[:MAX_PARSED].rstrip("\r\n"), draft.host
+        if line.startswith(("type=", "node=")) and self._audit.read(line, draft):
+            return
+        envelope = parse_envelope(line)
+        if envelope is None:
+            app = _first_text(draft.fields, _WRAPPED_APP_FIELDS)
+            if app.lower() not in self._programs:
+                self._read_plain(line, draft)
+                return
+            envelope = Envelope("", app, _first_text(draft.fields, _WRAPPED_PID_FIELDS), line)
+        self._read_syslog(record, envelope, draft)
+        draft.host = draft.host or host
+
+    def _read_plain(self, line: str, draft: Draft) -> bool:
+        """A line that needs no envelope to be known, as web servers write them."""
+        for program in self._lines:
+            if known := program.recognise(line):
+                draft.logsource = program.logsource or draft.logsource
+                draft.take(*known)
+                return True
+        return False
+
+
+def _first_text(fields: Mapping[str, FieldValue], names: tuple[str, ...]) -> str:
+    for name in names:
+        value = fields.get(name)
+        if isinstance(value, str | int) and value != "":
+            return str(value)
+    return ""
 
 
 def _generic(record: LogRecord, draft: Draft) -> None:

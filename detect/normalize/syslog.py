@@ -16,6 +16,8 @@ _BSD = re.compile(
     re.DOTALL,
 )
 _IETF = re.compile(r"<(\d{1,3})>1 (\S{1,64}) (\S{1,255}) (\S{1,48}) (\S{1,128}) (\S{1,32}) (?:-|(?=\[))(.*)", re.DOTALL)
+# What programs hand to their local daemon, and some to the network: no stamp, no host.
+_BARE = re.compile(r"<(\d{1,3})>([\w./@+-]{1,128})(?:\(([\w-]{1,32})\))?(?:\[(\d{1,10})\])?:(?: |$)(.*)", re.DOTALL)
 _STRUCTURED = re.compile(r'\[(?:[^\]"\\]|\\.|"(?:[^"\\]|\\.)*")*\]', re.DOTALL)
 _REPEATED = re.compile(r"message repeated (\d{1,9}) times: \[ ?(.*)\]\s*", re.DOTALL)
 
@@ -32,7 +34,7 @@ class Envelope(NamedTuple):
 
 
 def parse_envelope(line: str) -> Envelope | None:
-    """The envelope of a line in RFC 3164 or RFC 5424 form; None when it has neither."""
+    """The envelope of a line in RFC 3164 or RFC 5424 form, with or without stamp and host; None when it has neither."""
     if line.startswith("<"):
         match = _IETF.match(line)
         if match:
@@ -40,10 +42,18 @@ def parse_envelope(line: str) -> Envelope | None:
             return Envelope(_value(host), _value(app), _value(pid), _without_structured(rest), "", priority)
     match = _BSD.match(line)
     if match is None:
-        return None
+        return _bare_envelope(line) if line.startswith("<") else None
     priority, login, host, *_ = match[1], match[3], match[2]
     app = "login" if login else (match[4] or "")
     return Envelope(host, app.rpartition("/")[2] or app, match[6] or "", match[7], match[5] or "", priority or "")
+
+
+def _bare_envelope(line: str) -> Envelope | None:
+    match = _BARE.match(line)
+    if match is None:
+        return None
+    priority, app, module, pid, message = match.groups()
+    return Envelope("", app.rpartition("/")[2] or app, pid or "", message, module or "", priority)
 
 
 def unrepeat(message: str) -> tuple[str, int]:

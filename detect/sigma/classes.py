@@ -11,10 +11,12 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from detect.sigma.syntax import Atom, Pattern
+from detect.sigma.regex_literals import folded, required_texts
+from detect.sigma.syntax import Atom, Pattern, Regex
 from detect.sigma.values import atom_holds, number_of, text_of, texts_of
 
 GRAM = 4
+FEW_LITERALS = 64
 MAX_CACHED_VALUES = 20_000
 MAX_CACHED_CHARACTERS = 2_000_000
 MAX_VALUE_CHARACTERS = 1024
@@ -32,9 +34,11 @@ class LiteralIndex:
             for gram in _grams(piece):
                 frequency[gram] = frequency.get(gram, 0) + 1
         self._by_gram: dict[str, list[tuple[int, str]]] = {}
-        self._short = [(number, piece) for number, piece in pieces if len(piece) < GRAM]
+        # Looking for few literals one by one is quicker than cutting the text into grams.
+        few = len({piece for _, piece in pieces}) <= FEW_LITERALS
+        self._short = [(number, piece) for number, piece in pieces if few or len(piece) < GRAM]
         for number, piece in pieces:
-            if len(piece) >= GRAM:
+            if not few and len(piece) >= GRAM:
                 rarest = min(sorted(_grams(piece)), key=frequency.__getitem__)
                 self._by_gram.setdefault(rarest, []).append((number, piece))
         self._keys = frozenset(self._by_gram)
@@ -75,10 +79,13 @@ class FieldClasses:
         self._starts: dict[int, dict[str, list[int]]] = {}
         self._ends: dict[int, dict[str, list[int]]] = {}
         within, self._others = [], []
+        self._sought: list[tuple[int, Atom, frozenset[str]]] = []
         for number, atom in atoms:
             if not self._index(number, atom):
                 if not atom.cased and atom.operator in ("contains", "pattern") and _longest_literal(atom):
                     within.append((number, atom))
+                elif isinstance(atom.literal, Regex) and (texts := required_texts(atom.literal)):
+                    self._sought.append((number, atom, texts))
                 elif atom.operator != "present":
                     self._others.append((number, atom))
         self._within = LiteralIndex(within)
@@ -168,5 +175,10 @@ class FieldClasses:
             pattern = patterns.get(number)
             if pattern is None or atom_holds(pattern, text):
                 found.append(number)
+        if self._sought:
+            seen = folded(text)
+            for number, atom, texts in self._sought:
+                if any(required in seen for required in texts) and atom_holds(atom, text):
+                    found.append(number)
         found.extend(number for number, atom in self._others if atom_holds(atom, text))
         return frozenset(found)

@@ -15,8 +15,9 @@ from detect.sigma.classes import FieldClasses
 from detect.sigma.logsource import applies
 from detect.sigma.match import RuleFault, RuleMatch
 from detect.sigma.naive import explain, judge
+from detect.sigma.regex_literals import folded, required_texts
 from detect.sigma.rule import SigmaRule
-from detect.sigma.syntax import And, Atom, Expression, Not, Or, Pattern, atoms, necessary
+from detect.sigma.syntax import And, Atom, Expression, Not, Or, Pattern, Regex, atoms, necessary
 from detect.sigma.values import texts_of
 
 MAX_DECISIONS = 20_000
@@ -89,9 +90,10 @@ class Bucket:
             self._add_witnesses(position, witnesses)
         elif witnesses is not None and all(map(_is_classed, witnesses)):
             self._add_witnesses(position, witnesses)
-        elif witnesses is not None and all(_keyword_text(atom) for atom in witnesses):
+        elif witnesses is not None and all(_keyword_texts(atom) for atom in witnesses):
             for atom in sorted(witnesses, key=str):
-                self._keyword_rules.setdefault(_keyword_text(atom), []).append(position)
+                for text in sorted(_keyword_texts(atom)):
+                    self._keyword_rules.setdefault(text, []).append(position)
         else:
             self._direct.append(position)
 
@@ -200,7 +202,7 @@ class Bucket:
                 texts.append(value)
             elif value is not None:
                 texts.extend(texts_of(value))
-        haystack = "\0".join(texts).lower()
+        haystack = folded("\0".join(texts))
         return [
             position for text, positions in self._keyword_rules.items() if text in haystack for position in positions
         ]
@@ -211,14 +213,16 @@ def _is_classed(atom: Atom) -> bool:
     return atom.field is not None and atom.operator != "fieldref"
 
 
-def _keyword_text(atom: Atom) -> str:
-    """A lower-case text that must be in the joined texts of every record that the keyword is true of, or ""."""
+def _keyword_texts(atom: Atom) -> frozenset[str]:
+    """One of these is in the joined and folded texts of every record that the keyword is true of; none: not known."""
     literal = atom.literal
     if atom.field is not None:
-        return ""
+        return frozenset()
+    if isinstance(literal, Regex):
+        return required_texts(literal)
     if isinstance(literal, Pattern):
         literal = max((p for segment in literal.segments for p in segment if isinstance(p, str)), key=len, default="")
-    if not isinstance(literal, str) or atom.operator in ("cidr", "regex"):
-        return ""
+    if not isinstance(literal, str) or not literal or atom.operator == "cidr":
+        return frozenset()
     # Lower case of other letters can depend on their neighbours, so a cased literal need not survive it.
-    return literal.lower() if not atom.cased or literal.isascii() else ""
+    return frozenset({folded(literal)}) if not atom.cased or literal.isascii() else frozenset()

@@ -195,7 +195,9 @@ class CorrelationState:
         span = self.correlation.span_ns
         self._sweep_ns = watermark_ns + span // 2
         for key, group in list(self._groups.items()):
-            if group.touched_ns < watermark_ns - span or not group.contributions:
+            # Touched as the watermark stood then: after a silence that is far behind the record that ended it.
+            newest_ns = group.contributions[-1].time_ns if group.contributions else 0
+            if max(group.touched_ns, newest_ns) < watermark_ns - span or not group.contributions:
                 self._held -= len(group.contributions)
                 del self._groups[key]
                 continue

@@ -9,6 +9,7 @@ from typing import Any
 
 from detect.batch import Poison
 from detect.event import DetectionEvent
+from detect.positions import ranges_text
 from detect.record import NormalizedRecord, TenantId
 from detect.sigma.compiled import CompiledMatcher
 from detect.sigma.correlation import CorrelationState, Signal
@@ -31,7 +32,7 @@ class SigmaDetector:
         self._tenant = tenant
         self._build_matcher = matcher
         self._watermark_ns = 0
-        self._faults: dict[tuple[str, str], tuple[Poison, int]] = {}
+        self._faults: dict[tuple[str, str], tuple[Poison, list[int]]] = {}
         self._states: dict[str, CorrelationState] = {}
         self.replace_rules(rules)
 
@@ -40,11 +41,17 @@ class SigmaDetector:
         """The rule set in force."""
         return self._rules
 
-    def observe(self, record: NormalizedRecord) -> list[DetectionEvent]:
-        """The events that this record causes: rules in their order, then the correlations that they complete."""
+    def observe(self, record: NormalizedRecord, only: str = "") -> list[DetectionEvent]:
+        """The events that this record causes: rules in their order, then the correlations that they complete.
+
+        `only` is the one rule to judge by, for a record that the others have seen already.
+        """
         matches = self._matcher.match(record)
         for fault in self._matcher.take_faults():
-            self._add_fault(record, "sigma", fault.rule_id, fault.error)
+            if not only or fault.rule_id == only:
+                self._add_fault(record, "sigma", fault.rule_id, fault.error)
+        if only:
+            matches = tuple(match for match in matches if match.rule.id == only)
         if not matches:
             return []
         events: list[DetectionEvent] = []
@@ -84,24 +91,30 @@ class SigmaDetector:
         return []
 
     def take_faults(self) -> list[Poison]:
-        """Rules that raised since the last call: one entry for each, at its first record, with the number of times."""
+        """Rules that raised since the last call: one entry for each, at its first record, with all it raised on."""
         faults, self._faults = self._faults, {}
         return [
             poison
-            if count == 1
+            if len(positions) == 1
             else Poison(
-                poison.seq, poison.position, poison.stage, poison.subject, f"{poison.error} (on {count} records)"
+                poison.seq,
+                poison.position,
+                poison.stage,
+                poison.subject,
+                f"{poison.error} (on {len(positions)} records)",
+                len(positions),
+                ranges_text(positions),
             )
-            for poison, count in faults.values()
+            for poison, positions in faults.values()
         ]
 
     def _add_fault(self, record: NormalizedRecord, stage: Any, rule_id: str, error: str) -> None:
         ref = record.record.ref
-        first, count = self._faults.get((stage, rule_id), (None, 0))
-        self._faults[stage, rule_id] = (
-            first or Poison(ref.seq, ref.position, stage, rule_id, error[:500]),
-            count + 1,
-        )
+        known = self._faults.get((stage, rule_id))
+        if known is None:
+            self._faults[stage, rule_id] = (Poison(ref.seq, ref.position, stage, rule_id, error[:500]), [ref.position])
+        else:
+            known[1].append(ref.position)
 
     def counters(self) -> dict[str, dict[str, int]]:
         """For each correlation: groups held, groups evicted by the bound, matches that came too late."""

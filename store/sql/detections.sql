@@ -1,7 +1,3 @@
--- name: shard_epoch
--- FOR SHARE: a claim of this shard waits until the judgement is stored, and a later writer sees its epoch.
-SELECT epoch FROM shard_map WHERE shard = $1 FOR SHARE;
-
 -- name: mark_lock
 SELECT seq FROM detector_marks FOR UPDATE;
 
@@ -9,16 +5,9 @@ SELECT seq FROM detector_marks FOR UPDATE;
 SELECT seq FROM detector_marks;
 
 -- name: mark_move
-INSERT INTO detector_marks (tenant_id, seq, epoch) VALUES ($1, $2, $3)
-ON CONFLICT (tenant_id) DO UPDATE SET seq = EXCLUDED.seq, epoch = EXCLUDED.epoch, updated_at = now();
-
--- name: snapshot_write
-INSERT INTO detector_snapshots (tenant_id, seq, epoch, format, state) VALUES ($1, $2, $3, $4, $5)
-ON CONFLICT (tenant_id) DO UPDATE SET seq = EXCLUDED.seq, epoch = EXCLUDED.epoch, format = EXCLUDED.format,
-    state = EXCLUDED.state, taken_at = now();
-
--- name: snapshot_read
-SELECT seq, epoch, format, state FROM detector_snapshots;
+INSERT INTO detector_marks (tenant_id, seq, epoch, open_windows, last_received) VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (tenant_id) DO UPDATE SET seq = EXCLUDED.seq, epoch = EXCLUDED.epoch,
+    open_windows = EXCLUDED.open_windows, last_received = EXCLUDED.last_received, updated_at = now();
 
 -- name: event_insert
 INSERT INTO events (tenant_id, event_id, seq, position, time, end_time, kind, detector, rule_id, rule_version, title,
@@ -66,8 +55,3 @@ SELECT $1, * FROM unnest($2::uuid[], $3::integer[])
 ON CONFLICT (tenant_id, incident_id) DO UPDATE
 SET revision = EXCLUDED.revision, attempts = 0, not_before = now(), last_error = NULL
 WHERE waiting.revision < EXCLUDED.revision;
-
--- name: dead_letter_insert
-INSERT INTO dead_letters (tenant_id, seq, position, stage, subject, error)
-SELECT $1, * FROM unnest($2::bigint[], $3::integer[], $4::text[], $5::text[], $6::text[])
-ON CONFLICT DO NOTHING;

@@ -1,6 +1,7 @@
 -- name: journal_append
--- See migration 0003: one group of batches, one row of verdict each.
-SELECT place, appended_seq, verdict FROM journal_append($1, $2, $3, $4, $5, $6, $7, $8, $9) ORDER BY place;
+-- See migrations 0003 and 0008: one group of batches, one row of verdict each.
+SELECT place, appended_seq, verdict, stored_records, elsewhere
+FROM journal_append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ORDER BY place;
 
 -- name: journal_read
 -- Batches after a seq, at most $2 rows and about $3 bytes of payload; always at least one when there is one.

@@ -54,14 +54,24 @@ ORDER BY member.time, member.position
 LIMIT $2;
 
 -- name: search_logs
+-- Reads $10 records at most, in the order of the index, and looks into each: that bounds the cost whatever is looked
+-- for. The last record read comes along when the bound was met, though it may not match: the search goes on after it.
 -- $1 from, $2 to (exclusive), both of event time; $3 the earliest receipt that can hold them (prunes partitions);
 -- $4 LIKE pattern over the record's JSON text, $5 entity label, $6 $7 $8 the last row of the page before, $9 rows.
-SELECT seq, position, received, time, time_mark, severity, logsource, entities, message, record
-FROM raw_logs
-WHERE time >= $1 AND time < $2 AND received >= $3
-    AND ($4::text IS NULL OR record::text ILIKE $4)
-    AND ($5::text IS NULL OR $5 = ANY (entities))
-    AND (time, seq, position) < ($6, $7, $8)
+SELECT seq, position, received, time, time_mark, severity, logsource, entities, message, record, matches, place
+FROM (
+    SELECT scanned.*,
+        ($4::text IS NULL OR record::text ILIKE $4) AND ($5::text IS NULL OR $5 = ANY (entities)) AS matches
+    FROM (
+        SELECT seq, position, received, time, time_mark, severity, logsource, entities, message, record,
+            row_number() OVER (ORDER BY time DESC, seq DESC, position DESC) AS place
+        FROM raw_logs
+        WHERE time >= $1 AND time < $2 AND received >= $3 AND (time, seq, position) < ($6, $7, $8)
+        ORDER BY time DESC, seq DESC, position DESC
+        LIMIT $10
+    ) AS scanned
+) AS judged
+WHERE matches OR place = $10
 ORDER BY time DESC, seq DESC, position DESC
 LIMIT $9;
 
@@ -73,7 +83,8 @@ FROM raw_logs WHERE seq = $1 AND position = $2;
 SELECT
     (SELECT coalesce(max(last_seq), 0) FROM journal_heads) AS batches,
     (SELECT coalesce(max(seq), 0) FROM detector_marks) AS judged,
-    (SELECT coalesce(sum(records), 0) FROM journal) AS records,
+    (SELECT coalesce(sum(records), 0) FROM journal)
+        + (SELECT coalesce(sum(records), 0)::bigint FROM journal_pruned) AS records,
     (SELECT count(*) FROM events) AS events,
     (SELECT count(*) FROM advisories) AS advisories,
     (SELECT count(*) FROM advisory_queue) AS advisories_waiting,

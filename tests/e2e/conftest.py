@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +16,8 @@ import httpx
 import pytest
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
-from bench.system import System, running_system
+from bench.system import System, free_port, running_system
+from cluster.certificates import CertificateAuthority
 from cluster.llm_setup import llm_support
 
 T = TypeVar("T")
@@ -31,10 +33,38 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def system() -> Iterator[System]:
+def syslog_doors(tmp_path_factory: pytest.TempPathFactory) -> SyslogDoors:
+    """Listeners for syslog over TCP and TLS. Their key file is written by the test that uses them."""
+    folder = tmp_path_factory.mktemp("syslog")
+    authority = CertificateAuthority(folder / "tls")
+    authority.create(["localhost", "127.0.0.1"], datetime.now(UTC))
+    return SyslogDoors(free_port(), free_port(), folder / "key", authority.server_path, authority.certificate_path)
+
+
+@pytest.fixture(scope="session")
+def system(syslog_doors: SyslogDoors) -> Iterator[System]:
     """With the language model where this machine can run it, without it elsewhere."""
-    with running_system(llm="cpu" if llm_support().usable else "none") as running:
+    environment = {"TRUSTSOC_SYSLOG_LISTENERS": syslog_doors.setting}
+    with running_system("cpu" if llm_support().usable else "none", environment) as running:
         yield running
+
+
+@dataclass(frozen=True, slots=True)
+class SyslogDoors:
+    """Where the system takes syslog: two ports, the file with their key, the certificate and who has signed it."""
+
+    tcp_port: int
+    tls_port: int
+    key_file: Path
+    certificate: Path
+    authority: Path
+
+    @property
+    def setting(self) -> str:
+        """The value of TRUSTSOC_SYSLOG_LISTENERS."""
+        key = str(self.key_file)
+        tls = {"certificate": str(self.certificate), "key": str(self.certificate.with_suffix(".key"))}
+        return json.dumps([{"port": self.tcp_port, "key_file": key}, {"port": self.tls_port, "key_file": key} | tls])
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,14 +30,19 @@ async def test_every_tenant_table_has_row_level_security_forced_and_the_one_poli
         assert table["policies"] == (None if table["relispartition"] else [POLICY]), name
 
 
-async def test_no_view_goes_round_the_policies_and_only_two_functions_run_as_the_owner(database: Database) -> None:
+async def test_no_view_goes_round_the_policies_and_only_the_care_of_the_store_runs_as_the_owner(
+    database: Database,
+) -> None:
     superuser = await database.superuser()
     views = "SELECT relname FROM pg_class WHERE relkind IN ('v', 'm') AND relnamespace = 'public'::regnamespace"
     assert await superuser.fetch(views) == []
     definers = "SELECT proname FROM pg_proc WHERE prosecdef AND pronamespace = 'public'::regnamespace ORDER BY 1"
     assert [row["proname"] for row in await superuser.fetch(definers)] == [
+        "journal_prune",
         "raw_logs_drop_partitions",
         "raw_logs_make_partitions",
+        "raw_logs_prune",
+        "rollups_prune",
     ]
 
 
@@ -82,12 +87,21 @@ async def test_the_writer_has_what_is_listed_and_nothing_else(database: Database
         _rights("journal", "SI")
         | _rights("raw_logs", "I")
         | _rights("journal_heads", "SIU")
+        | _rights("ingest_ledger", "SIU")
         | _rights("shard_map", "SIUD")
         | _rights("rule_sets", "S")
+        | _rights("shard_plan", "SIU")
+        | _rights("shard_workers", "SIU")
+        | _rights("tenant_pins", "SID")
+        | _rights("signing_nonces", "SID")
     )
     assert columns == (
-        {("tenants", column, "SELECT") for column in ("tenant_id", "name", "created_at")}
-        | {("detector_marks", column, "SELECT") for column in ("tenant_id", "seq", "epoch")}
+        {("tenants", column, "SELECT") for column in ("tenant_id", "name", "created_at", "quota")}
+        | {
+            ("detector_marks", column, "SELECT")
+            for column in ("tenant_id", "seq", "epoch", "open_windows", "last_received")
+        }
+        | {("ledger_statements", column, "SELECT") for column in ("tenant_id", "missing", "excess")}
         | {
             ("advisory_queue", column, "SELECT")
             for column in ("tenant_id", "incident_id", "revision", "attempts", "not_before")
@@ -109,10 +123,22 @@ async def test_the_app_has_what_is_listed_and_nothing_else(database: Database) -
         expected |= _rights(f"feature_rollup_{span}", "SIU")
     for table in ("incidents", "detector_snapshots", "detector_marks"):
         expected |= _rights(table, "SIU")
+    expected |= _rights("detector_snapshots", "D") | _rights("tenant_pins", "S")
+    expected |= _rights("legal_holds", "SI") | _rights("journal_pruned", "S")
+    expected |= _rights("ingest_ledger", "SD")
+    expected |= _rights("ingest_rejections", "SIUD") | _rights("ledger_statements", "SIUD")
+    expected |= _rights("signing_keys", "SI") | _rights("signing_nonces", "S")
     assert whole == expected | _rights("advisory_queue", "SIUD")
-    assert columns == {("tenants", "settings", "UPDATE")} | {
-        ("api_keys", column, "UPDATE") for column in ("label", "expires_at", "revoked_at")
-    }
+    assert columns == (
+        {("tenants", "settings", "UPDATE")}
+        | {("api_keys", column, "UPDATE") for column in ("label", "expires_at", "revoked_at")}
+        | {("signing_keys", column, "UPDATE") for column in ("expires_at", "revoked_at")}
+        | {
+            ("dead_letters", column, "UPDATE")
+            for column in ("state", "error", "count", "last_seq", "attempts", "retry_seq", "settled_by", "settled_at")
+        }
+        | {("legal_holds", column, "UPDATE") for column in ("released_by", "released_at")}
+    )
 
 
 async def test_the_detector_and_public_have_nothing_of_their_own(database: Database) -> None:
@@ -128,6 +154,9 @@ async def test_the_detector_and_public_have_nothing_of_their_own(database: Datab
     assert {tuple(row) for row in await superuser.fetch(callable_by)} == {
         ("raw_logs_make_partitions", "trustsoc_app"),
         ("raw_logs_drop_partitions", "trustsoc_app"),
+        ("raw_logs_prune", "trustsoc_app"),
+        ("journal_prune", "trustsoc_app"),
+        ("rollups_prune", "trustsoc_app"),
         ("journal_append", "trustsoc_writer"),
     }
     public = "SELECT has_schema_privilege('trustsoc_app', 'public', 'CREATE'), "

@@ -13,12 +13,13 @@ from detect.record import Entity, RecordRef, TenantId, record_digest
 from store.detections import write_output
 from store.paging import InvalidCursor, Page
 from store.postgres import TenantTransaction, system_transaction, tenant_transaction
-from store.queries import sql
 from store.search import (
     EventFilter,
     IncidentFilter,
     InvalidFilter,
     LogFilter,
+    ScanBounds,
+    SearchTimedOut,
     count_status,
     get_event,
     get_incident,
@@ -41,7 +42,7 @@ from tests.postgres.outputs import (
     output,
 )
 
-EVER = LogFilter(datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
+EVER = LogFilter(datetime(2026, 2, 1, tzinfo=UTC), datetime(2026, 4, 1, tzinfo=UTC))
 
 
 async def fill(database: Database, *outputs: Any, tenant: TenantId | None = None) -> TenantId:
@@ -179,43 +180,53 @@ async def test_a_cursor_that_we_did_not_give_is_refused(database: Database, curs
                 await search(tx, wanted, 10, cursor)
 
 
-async def plan(tx: TenantTransaction, name: str, *arguments: object) -> str:
-    rows = await tx.connection.fetch(f"EXPLAIN {sql(name)}", *arguments)
-    return "\n".join(row[0] for row in rows)
-
-
-async def test_the_hot_queries_walk_an_index_in_order(database: Database) -> None:
-    """With enough rows that a planner which could not use the index would sort the whole table."""
-    tenant = await database.tenant()
-    await database.make_day(RECEIVED.date())
-    superuser = await database.superuser()
-    await superuser.execute(
-        """INSERT INTO events SELECT $1, gen_random_uuid(), n, 0, now() - n * interval '1 minute', now(), 'rule', 'd',
-           'r', '1', 't', 'd', 'high', 50, 'a', 'o', '{}', '{}', '[]', '[]', '{}', '{}'
-           FROM generate_series(1, 20000) n""",
-        tenant,
+async def test_a_search_reads_so_many_records_and_says_where_it_stopped(database: Database) -> None:
+    """Whatever is looked for: the page may be empty, and its cursor goes on where the reading ended."""
+    bodies = ["needle" if position % 40 == 0 else "hay" for position in range(100)]
+    tenant = await fill(
+        database,
+        output(1, records=tuple(normalized(log_record(1, place, body)) for place, body in enumerate(bodies))),
     )
-    await superuser.execute(
-        """INSERT INTO raw_logs SELECT $1, n, 0, $2, now() - n * interval '1 minute', '', 9, 'a//b', '{}', 'm', '{}'
-           FROM generate_series(1, 20000) n""",
-        tenant,
-        RECEIVED,
-    )
-    await superuser.execute(
-        """INSERT INTO journal SELECT $1, n, now(), 'a', n::text::bytea, 'd', 'otlp_json', 'identity', 1, 'p'
-           FROM generate_series(1, 20000) n""",
-        tenant,
-    )
-    await superuser.execute("ANALYZE")
-    last, low, high = datetime(9999, 1, 1, tzinfo=UTC), datetime(1, 1, 1, tzinfo=UTC), ["high"]
+    wanted = LogFilter(EVER.start, EVER.end, text="needle")
     async with tenant_transaction(await database.app(), tenant) as tx:
-        events = await plan(tx, "search_events", low, last, high, None, None, None, None, last, uuid4(), 50)
-        assert "events_by_time" in events
-        assert "Sort" not in events
-        logs = await plan(tx, "search_logs", low, last, low, None, None, last, 2**60, 0, 50)
-        assert "raw_logs_20260304_tenant_id_time_seq_position_idx" in logs
-        assert "Sort  " not in logs
-        assert "Index" in await plan(tx, "search_record", 5, 0)
-        journal = await plan(tx, "journal_read", 5, 64, 2**20)
-        assert "journal_pkey" in journal
-        assert "Seq Scan" not in journal
+        found, empty_pages, stops, cursor = [], 0, [], None
+        while True:
+            page = await search_logs(tx, wanted, 10, cursor, bounds=ScanBounds(rows=15))
+            found += [row["position"] for row in page.items]
+            empty_pages += not page.items
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+            assert page.searched_to is not None
+            stops.append(page.searched_to)
+        assert found == [80, 40, 0]
+        assert stops == sorted(stops, reverse=True)
+        assert len(stops) == 6, "100 records, 15 at a time"
+        assert empty_pages == 4
+        # A page that is full before the bound is met goes on after its last row, and has nothing to say.
+        everything = await search_logs(tx, EVER, 10, None, bounds=ScanBounds(rows=15))
+        assert everything.searched_to is None
+        assert len(everything.items) == 10
+        # The record at which the bound was met belongs to the page when it matches.
+        edge = await search_logs(tx, wanted, 10, None, bounds=ScanBounds(rows=20))
+        assert [row["position"] for row in edge.items] == [80]
+        assert not {"matches", "place"} & set(edge.items[0])
+
+
+async def test_a_search_of_logs_has_a_longest_range(database: Database) -> None:
+    tenant = await database.tenant()
+    async with tenant_transaction(await database.app(), tenant) as tx:
+        with pytest.raises(InvalidFilter, match="92 days"):
+            await search_logs(tx, LogFilter(EVER.start, EVER.start + timedelta(days=93)), 10)
+
+
+async def test_a_search_that_runs_out_of_time_tries_less_before_it_gives_up(database: Database) -> None:
+    tenant = await fill(database, lambda t: full_output(t, 1))
+    superuser = await database.superuser()
+    async with tenant_transaction(await database.app(), tenant) as tx:
+        # The table is locked, so that every try runs into its timeout, which is the case of a disk that hangs.
+        async with superuser.transaction():
+            await superuser.execute("LOCK TABLE raw_logs IN ACCESS EXCLUSIVE MODE")
+            with pytest.raises(SearchTimedOut):
+                await search_logs(tx, EVER, 10, bounds=ScanBounds(milliseconds=50))
+        assert len((await search_logs(tx, EVER, 10)).items) == 3, "the transaction goes on"

@@ -13,9 +13,13 @@ from detect.batch import Rollup
 from detect.record import TenantId
 from store.advisories import save_version
 from store.detections import Snapshot, write_output
+from store.holds import place_hold
 from store.journal import JournalEntry, JournalWriter
+from store.ledger import Rejections, StatementRow, add_rejections, write_statement
+from store.nonces import Nonce, NonceStore
 from store.postgres import system_transaction, tenant_transaction
-from store.shards import claim
+from store.shards import claim, pin
+from store.signing_keys import create_signing_key
 from store.tenants import create_key
 from tests.postgres.fixtures import Database
 from tests.postgres.outputs import RECEIVED, TIME_NS, full_output, incident_id
@@ -25,7 +29,15 @@ TENANT_TABLES = (
     "tenants", "api_keys", "journal_heads", "journal", "raw_logs", "events", "feature_rollup_1m", "feature_rollup_5m",
     "feature_rollup_1h", "incidents", "incident_events", "advisories", "advisory_queue", "detector_snapshots",
     "detector_marks", "dead_letters", "audit_log",
+    "ingest_ledger", "ingest_rejections", "ledger_statements", "signing_keys", "signing_nonces",
+    "tenant_pins", "legal_holds", "journal_pruned",
 )  # fmt: skip
+
+# A generated column cannot be given a value, so it cannot be planted either.
+PLANTED_COLUMNS = (
+    "SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) FROM pg_attribute "
+    "WHERE attrelid = $1::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = ''"
+)
 
 
 async def fill(database: Database) -> TenantId:
@@ -33,6 +45,13 @@ async def fill(database: Database) -> TenantId:
     tenant = await database.tenant()
     async with tenant_transaction(await database.app(), tenant) as tx:
         await create_key(tx, "k", ["read"], actor="test")
+        await create_signing_key(tx, "web-1", master=1, actor="test")
+        await place_hold(tx, "a case", None, None, actor="test")
+    superuser = await database.superuser()
+    await superuser.execute(
+        "INSERT INTO journal_pruned (tenant_id, before_seq, batches, records) VALUES ($1, 1, 0, 0)", tenant
+    )
+    await NonceStore(await database.writer()).spend(Nonce(tenant, "key", "n" * 24, datetime.now(UTC)))
     entry = JournalEntry(tenant, "a", b"k", b"d" * 32, "otlp_json", "identity", 1, b"{}", datetime.now(UTC))
     await JournalWriter(await database.writer()).append(entry)
     async with system_transaction(await database.writer()) as tx:
@@ -45,7 +64,11 @@ async def fill(database: Database) -> TenantId:
         snapshot=Snapshot(1, 1, b"s"),
     )  # fmt: skip
     async with tenant_transaction(await database.app(), tenant) as tx:
+        await add_rejections(tx, [Rejections("a", "", "malformed", False, 1, 0, RECEIVED)])
+        await write_statement(tx, "a", "", StatementRow(1, 1, 0, 0, {}, 1, 0, 1, 0, 0, "", RECEIVED))
         await save_version(tx, incident_id(tenant), 1, generator="t", fallback_reason=None, body={})
+    async with system_transaction(await database.writer()) as tx:
+        await pin(tx, tenant, changed_by="test")
     return tenant
 
 
@@ -75,9 +98,9 @@ async def test_neither_tenant_meets_the_other_in_any_table(database: Database) -
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             async with tenant_transaction(app, mine) as tx:
                 whole = await superuser.fetchval(f"SELECT row_to_json(t) FROM {table} t WHERE tenant_id = $1", theirs)
-                await tx.connection.execute(
-                    f"INSERT INTO {table} SELECT * FROM json_populate_record(NULL::{table}, $1::json)", whole
-                )
+                columns = await superuser.fetchval(PLANTED_COLUMNS, table)
+                plant = f"SELECT {columns} FROM json_populate_record(NULL::{table}, $1::json)"
+                await tx.connection.execute(f"INSERT INTO {table} ({columns}) {plant}", whole)
         assert await superuser.fetch(f"SELECT t::text FROM {table} t WHERE tenant_id = $1 ORDER BY 1", theirs) == before
 
 

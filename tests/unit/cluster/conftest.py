@@ -75,7 +75,7 @@ class TinyServer:
                 self.end_headers()
                 self.wfile.write(content)
 
-            do_GET = do_POST = do_DELETE = _answer
+            do_GET = do_POST = do_PUT = do_DELETE = _answer
 
             def log_message(self, *_: object) -> None:
                 """Tests read what was asked, not a log."""

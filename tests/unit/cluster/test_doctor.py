@@ -29,8 +29,8 @@ def test_this_machine_is_described_completely(run: Any) -> None:
     outcome = run("doctor", "--json", "--port", str(free_port()))
     names = [check["name"] for check in outcome.json["checks"]]
     assert names == [
-        "python", "system", "memory", "disk", "shared memory", "data directory", "user", "port", "packages",
-        "postgresql", "collector", "language model",
+        "python", "system", "memory", "disk", "shared memory", "data directory", "database disk", "user", "port",
+        "packages", "postgresql", "proxy", "collector", "language model",
     ]  # fmt: skip
     missing = [check for check in outcome.json["checks"] if check["state"] == "missing"]
     assert outcome.json["usable"] is not bool(missing)

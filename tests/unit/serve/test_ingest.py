@@ -22,6 +22,7 @@ from serve.auth import Authenticator
 from serve.errors import JSON, PROTOBUF, WireAnswer
 from serve.ingest.intake import Intake
 from serve.ingest.otlp_http import IngestLimits, OtlpHttpDoor
+from serve.ingest.senders import KeyCheck
 from store.journal import Appended, IdempotencyConflict, JournalEntry, Overloaded
 from store.postgres import StorageUnavailable
 from store.tenants import KeyRefused, Principal
@@ -58,8 +59,9 @@ class Edge:
         self.hints: list[TenantId] = []
         self.metrics = Metrics()
         self.now = 100.0
+        self.authenticator = Authenticator(self._check, self._name_of, lambda: self.now, keep_s=5.0)
         self.ingest = OtlpHttpDoor(
-            Authenticator(self._check, self._name_of, lambda: self.now, keep_s=5.0),
+            KeyCheck(self.authenticator),
             Intake(self.journal, self.hints.append, self.metrics),
             self.metrics,
             LIMITS,
@@ -202,7 +204,7 @@ async def test_a_key_revoked_elsewhere_stops_working_within_the_cache_time(edge:
     async def refuse(_: str) -> Principal | None:
         raise KeyRefused("revoked", "agent-1")
 
-    edge.ingest._authenticator._check = refuse
+    edge.authenticator._check = refuse
     assert (await edge.post(request("a").SerializeToString())).status == 200
     edge.now += 5.1
     assert (await edge.post(request("b").SerializeToString())).status == 401
@@ -231,7 +233,7 @@ async def test_bad_input_has_a_final_answer_in_kind(
     if headers.get("kind") == JSON:
         shown = json.loads(answer.body)
         assert answer.content_type == JSON
-        assert set(shown) == {"code", "message"}
+        assert set(shown) == {"code", "message", "details"}
         assert message in shown["message"]
     else:
         assert message in status_of(answer).message

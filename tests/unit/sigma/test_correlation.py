@@ -232,6 +232,16 @@ def test_a_snapshot_through_json_changes_nothing_that_follows(taken: list[tuple[
             assert resumed.snapshot() == through.snapshot()
 
 
+def test_the_match_that_ends_a_silence_counts_with_those_after_it() -> None:
+    detector = SigmaDetector(TENANT, loaded(FAIL, three_failures()))
+    detector.observe(seen("fail", 0, 0))
+    fired = []
+    for place, at in enumerate((5000, 5010, 5020), start=1):
+        fired += detector.observe(seen("fail", at, place))
+        detector.tick(T0 + (at - 10) * SECOND)  # the watermark jumps with the first record after the silence
+    assert [at_of(event) for event in fired] == [(5000.0, 5020.0)]
+
+
 @given(st.lists(st.integers(0, 200), max_size=40))
 def test_event_count_equals_its_definition_for_matches_in_order(times: list[int]) -> None:
     times.sort()

@@ -1,0 +1,205 @@
+"""A fork of a tenant at a past seq: the production code over the journal again, in memory, changing nothing.
+
+`replay` is the whole of it, over a pool; `replay_in_task` runs it in a process of its own (a Ray task), so that neither
+the edge nor a detector is held up. What comes out is a stream of plain dicts: start, progress, then result or error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from actors.replay_difference import ReplayDifference, Replayed
+from actors.rules import RuleLibrary, RuleSetMissing
+from detect.record import TenantId
+from detect.sigma import RuleSet, load_rule_set
+from detect.tenant import TenantDetector
+from models.ewma import EwmaModel
+from store.journal import JournalRow, read_journal
+from store.postgres import Pool, StorageUnavailable, connect_pool
+from store.replay import (
+    ReplayRunning,
+    one_replay,
+    read_only_transaction,
+    replay_bounds,
+    retried_later,
+    stored_events,
+)
+from store.rule_sets import get_rule_set
+from store.snapshots import Snapshot, snapshot_at
+
+Line = dict[str, Any]
+
+_NICENESS = 10
+_SHOWN_ERRORS = 5
+
+
+class ReplayRefused(Exception):
+    """The replay cannot be made; the message says what to ask instead. `status` is HTTP's."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayRequest:
+    """Batches `first` to `last` (None: all that is judged) of a tenant.
+
+    `rules` are (name, text) of the files to judge by, instead of what was in force; `max_batches` may be read at most.
+    """
+
+    tenant: UUID
+    first: int
+    last: int | None = None
+    rules: tuple[tuple[str, str], ...] | None = None
+    max_batches: int = 20_000
+    rows: int = 64
+    bytes: int = 8 * 2**20
+
+
+async def replay(pool: Pool, request: ReplayRequest) -> AsyncGenerator[Line, None]:
+    """Replays and compares. `pool` is of the app role and needs two connections. Raises ReplayRefused and
+    StorageUnavailable."""
+    try:
+        async with one_replay(pool, TenantId(request.tenant)):
+            async for line in _Replay(pool, request).lines():
+                yield line
+    except ReplayRunning as error:
+        raise ReplayRefused(409, str(error)) from error
+
+
+class _Replay:
+    def __init__(self, pool: Pool, request: ReplayRequest) -> None:
+        self._pool = pool
+        self._request = request
+        self._tenant = TenantId(request.tenant)
+
+    async def lines(self) -> AsyncGenerator[Line, None]:
+        request = self._request
+        other = await _other_rules(request)
+        async with read_only_transaction(self._pool, self._tenant) as tx:
+            mark, _ = await replay_bounds(tx)
+            snapshot = await snapshot_at(tx, request.first - 1)
+        last = _checked_last(request, mark)
+        library = RuleLibrary(self._fetch_pack)
+        detector = await self._detector(library, other, snapshot)
+        begin = detector.seq
+        if last - begin > request.max_batches:
+            raise ReplayRefused(
+                422,
+                f"from the snapshot at {begin} to {last} there are {last - begin} batches, more than the "
+                f"{request.max_batches} that one replay may read: ask for a shorter range",
+            )
+        yield {"type": "start", "from": request.first, "to": last, "snapshot": begin, "batches": last - begin}
+        said = Replayed(self._tenant, request.first, last)
+        while detector.seq < last:
+            for row in await self._read(detector.seq, last):
+                batch = row.batch()
+                await library.load_for(batch)
+                said.add(detector.observe(batch).events)
+            yield {"type": "progress", "seq": detector.seq, "done": detector.seq - begin, "total": last - begin}
+        difference = await self._compare(said, last, detector.watermark_ns)
+        counted: Line = {**difference.counts, "samples": difference.samples}
+        yield {"type": "result", "from": request.first, "to": last} | counted
+
+    async def _detector(self, library: RuleLibrary, other: RuleSet | None, snapshot: Snapshot | None) -> TenantDetector:
+        """As it stood before the first batch, or at the nearest snapshot before; judging by `other` if there is one."""
+        if other is not None:
+            detector = TenantDetector(self._tenant, lambda _: other, EwmaModel)
+        else:
+            detector = TenantDetector(self._tenant, library.resolve, EwmaModel, matcher=library.matcher)
+        if snapshot is None:
+            return detector
+        try:
+            try:
+                detector.restore(snapshot.state)
+            except RuleSetMissing as missing:
+                await library.load(missing.digest)
+                detector.restore(snapshot.state)
+        except (ValueError, LookupError) as error:
+            raise ReplayRefused(409, f"the snapshot at {snapshot.seq} cannot be used: {error}") from error
+        return detector
+
+    async def _read(self, after: int, last: int) -> list[JournalRow]:
+        async with read_only_transaction(self._pool, self._tenant) as tx:
+            rows = await read_journal(tx, after, self._request.rows, self._request.bytes)
+        if not rows or rows[0].seq != after + 1:
+            raise ReplayRefused(
+                409,
+                f"batch {after + 1} has been pruned from the journal, and no earlier snapshot is kept: "
+                "begin at a later seq, or restore a backup beside",
+            )
+        return [row for row in rows if row.seq <= last]
+
+    async def _compare(self, said: Replayed, last: int, watermark_ns: int) -> ReplayDifference:
+        difference = ReplayDifference()
+        async with read_only_transaction(self._pool, self._tenant) as tx:
+            later = await retried_later(tx, self._request.first, last)
+        async for row in stored_events(self._pool, self._tenant, self._request.first, last):
+            said.compare(row, difference, watermark_ns, later)
+        said.add_new(difference)
+        return difference
+
+    async def _fetch_pack(self, digest: str) -> bytes | None:
+        async with read_only_transaction(self._pool, self._tenant) as tx:
+            return await get_rule_set(tx, digest)
+
+
+def _checked_last(request: ReplayRequest, mark: int) -> int:
+    last = mark if request.last is None else request.last
+    if last > mark:
+        raise ReplayRefused(422, f"batch {last} is not judged yet: the last one that is, is {mark}")
+    if not 1 <= request.first <= last:
+        raise ReplayRefused(422, f"there is nothing from {request.first} to {last}: batches go from 1 to {mark}")
+    return last
+
+
+async def _other_rules(request: ReplayRequest) -> RuleSet | None:
+    if request.rules is None:
+        return None
+    loaded = await asyncio.to_thread(load_rule_set, list(request.rules))
+    if loaded.errors:
+        shown = "; ".join(str(error) for error in loaded.errors[:_SHOWN_ERRORS])
+        raise ReplayRefused(422, f"{len(loaded.errors)} of the rules cannot be used: {shown}")
+    if not loaded.rules and not loaded.correlations:
+        raise ReplayRefused(422, "there is no rule in what was given")
+    return loaded
+
+
+def replay_in_task(request: ReplayRequest) -> Iterator[Line]:
+    """The lines of a replay, in a process of its own. A failure is the last line (`error`), never an exception.
+
+    The data source name comes from the environment of the process, never from an argument.
+    """
+    with suppress(OSError):  # beside ingest and detectors a replay has time
+        os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)
+    loop = asyncio.new_event_loop()
+    lines = _safe_lines(request)
+    try:
+        while True:
+            yield loop.run_until_complete(anext(lines))
+    except StopAsyncIteration:
+        return
+    finally:
+        loop.run_until_complete(lines.aclose())
+        loop.close()
+
+
+async def _safe_lines(request: ReplayRequest) -> AsyncGenerator[Line, None]:
+    try:
+        pool = await connect_pool(os.environ["TRUSTSOC_APP_DSN"], name="replay", min_size=0, max_size=2)
+        try:
+            async for line in replay(pool, request):
+                yield line
+        finally:
+            pool.terminate()
+    except ReplayRefused as error:
+        yield {"type": "error", "status": error.status, "detail": str(error)}
+    except StorageUnavailable as error:
+        yield {"type": "error", "status": 503, "detail": str(error)}

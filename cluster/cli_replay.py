@@ -1,0 +1,131 @@
+"""`trustsoc replay`: judge past batches again, in memory, and see what would have been said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import orjson
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from cluster import render
+from cluster.cli_options import AsJson, DataDir, Tenant, Url, keyring_of
+from cluster.client import open_http, problem_of
+from cluster.command_error import CommandError, NotRunningError, UsageError
+from cluster.progress_lines import ProgressLines
+from cluster.terminal_text import shortened, text, utc
+
+_SILENCE_S = 120.0
+_LARGEST_RULES = 15 * 2**20
+_VERDICTS = {
+    "same": "said again exactly",
+    "missing": "stored, not said again",
+    "new": "said now, not stored",
+    "changed": "said again with another content",
+    "pending": "stored, said by later batches",
+}
+
+
+def replay(
+    *,
+    first: Annotated[int, typer.Option("--from", metavar="SEQ", min=1, help="The first batch.")],
+    last: Annotated[
+        int | None, typer.Option("--to", metavar="SEQ", min=1, help="The last; all that is judged.")
+    ] = None,
+    rules: Annotated[
+        Path | None, typer.Option("--rules", exists=True, help="Judge by these Sigma rules instead: a file or folder.")
+    ] = None,
+    data_dir: DataDir = None,
+    url: Url = None,
+    tenant: Tenant = None,
+    as_json: AsJson = False,
+) -> None:
+    """Judges past batches again and shows the difference to what is stored. Nothing is changed."""
+    body: dict[str, Any] = {"from": first, "to": last}
+    if rules is not None:
+        body["rules"] = _rule_files(rules)
+    keyring = keyring_of(data_dir, url)
+    key = keyring.tenant_key(tenant)
+    with open_http(keyring.base_url, key, _SILENCE_S, tenant) as http:
+        result = _result(http, keyring.base_url, body, quiet=as_json)
+    if as_json:
+        render.print_json(result)
+    else:
+        _show(render.terminal(), result)
+
+
+def _result(http: httpx.Client, base_url: str, body: dict[str, Any], *, quiet: bool) -> dict[str, Any]:
+    console = Console(quiet=True) if quiet else render.terminal()
+    with ProgressLines(console) as progress:
+        progress("starting the replay")
+        for line in _lines(http, base_url, body):
+            match line.get("type"):
+                case "start":
+                    progress(f"judging {line.get('batches')} batches again, from batch {line.get('snapshot')} on")
+                case "progress":
+                    progress.update(f"{line.get('done')} of {line.get('total')}")
+                case "result":
+                    return line
+                case "error":
+                    raise CommandError(f"the replay failed: {line.get('detail')}")
+    raise CommandError("the replay ended without a result: see the server's log")
+
+
+def _lines(http: httpx.Client, base_url: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    try:
+        with http.stream("POST", "/api/replay", json=body) as answer:
+            if not answer.is_success:
+                answer.read()
+                raise problem_of(answer)
+            for line in answer.iter_lines():
+                if line.strip():
+                    yield orjson.loads(line)
+    except httpx.ConnectError as error:
+        raise NotRunningError(base_url) from error
+    except httpx.TimeoutException as error:
+        raise CommandError(f"{base_url} said nothing for {_SILENCE_S:g} s: see `trustsoc status`") from error
+    except (httpx.HTTPError, orjson.JSONDecodeError) as error:
+        raise CommandError(f"talking to {base_url} failed: {error}") from error
+
+
+def _rule_files(path: Path) -> list[dict[str, str]]:
+    files = [path] if path.is_file() else sorted({*path.rglob("*.yml"), *path.rglob("*.yaml")})
+    if not files:
+        raise UsageError(f"{path} holds no .yml or .yaml file")
+    try:
+        found = [{"name": str(file), "text": file.read_text(encoding="utf-8")} for file in files]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read the rules: {error}") from error
+    if sum(len(file["text"]) for file in found) > _LARGEST_RULES:
+        raise UsageError(f"the rules are larger than {_LARGEST_RULES} bytes: give those that matter")
+    return found
+
+
+def _show(console: Console, result: dict[str, Any]) -> None:
+    span = f"batches {result.get('from')} to {result.get('to')}"
+    differs = any(result.get(name) for name in ("missing", "new", "changed"))
+    console.print(text(f"{'There are differences' if differs else 'No difference'} in {span}.", "bold"))
+    for name, meaning in _VERDICTS.items():
+        if result.get(name):
+            console.print(Text.assemble(f"{result[name]:>8} ", (f"{name:<8}", "bold"), text(meaning, "dim")))
+    samples = result.get("samples") or {}
+    rows = [(name, item) for name in ("new", "missing", "changed") for item in samples.get(name) or []]
+    if not rows:
+        return
+    table = render.plain_table("", "record", "time (UTC)", "severity", "title", "columns")
+    for name, item in rows:
+        columns = ", ".join(item.get("columns") or [])
+        table.add_row(
+            text(name),
+            text(item.get("record")),
+            utc(item.get("time")),
+            render.severity(item.get("severity")),
+            text(shortened(item.get("title"), 60)),
+            text(columns),
+        )
+    console.print("")
+    console.print(table)

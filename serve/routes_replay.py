@@ -1,0 +1,130 @@
+"""POST /api/replay: a fork of the tenant at a past seq, and how what it says differs from what is stored.
+
+The answer is newline-delimited JSON: a line `start`, lines `progress`, and one line `result` or `error`. Closing the
+connection ends the replay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from typing import Annotated, Any
+
+import orjson
+import structlog
+from fastapi import APIRouter, Request
+from fastapi.responses import StreamingResponse
+from pydantic import ConfigDict, Field, ValidationError
+from ray.exceptions import RayError
+
+from actors.replay import Line, ReplayRequest
+from serve.auth import Authenticator
+from serve.errors import WireError
+from serve.ingest.body import read_body
+from serve.schemas import Model
+
+logger = structlog.get_logger("replay")
+
+_LARGEST_BODY = 16 * 2**20
+_AT_ONCE = 2
+_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"description": text, "content": {"application/problem+json": {}}}
+    for status, text in {
+        401: "No key, or one that is unknown, expired or revoked.",
+        403: "The key lacks the scope read, or belongs to another tenant.",
+        409: "A replay of this tenant is under way, or what it needs has been pruned.",
+        422: "The range or the rules cannot be used; the detail says why.",
+        429: "Too many replays are under way; Retry-After says when to come back.",
+        503: "The store is unavailable; Retry-After says when to come back.",
+    }.items()
+}
+
+StartReplay = Callable[[ReplayRequest], AsyncGenerator[Line, None]]
+
+
+class RuleFile(Model):
+    """A Sigma rule file (one or more YAML documents)."""
+
+    name: str = Field(max_length=500)
+    text: str = Field(max_length=2**20)
+
+
+class ReplayModel(Model):
+    """Which batches, and by which rules instead of those that were in force."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"from": 1, "to": 500}]})
+
+    first: Annotated[int, Field(alias="from", ge=1, lt=2**63)]
+    last: Annotated[int | None, Field(alias="to", ge=1, lt=2**63)] = None
+    rules: list[RuleFile] | None = Field(default=None, max_length=5000)
+
+
+def replay_routes(authenticator: Authenticator, start: StartReplay, max_batches: int) -> APIRouter:
+    """Replays, for a tenant's key with the scope read: nothing is changed."""
+    router = APIRouter(prefix="/api", tags=["detection"])
+    running: set[object] = set()
+
+    @router.post(
+        "/replay",
+        responses=_PROBLEMS | {200: {"content": {"application/x-ndjson": {}}}},
+        openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _schema()}}}},
+    )
+    async def replay(request: Request) -> StreamingResponse:
+        """Judges past batches again with the production code, in memory, and compares with the stored events."""
+        tenant, _ = await authenticator.tenant_principal(request.headers, "read")
+        asked = _asked(await read_body(request.stream(), _LARGEST_BODY))
+        if len(running) >= _AT_ONCE:
+            raise WireError(429, "too many replays are under way: wait for the end of one", retry_after_s=10)
+        rules = None if asked.rules is None else tuple((file.name, file.text) for file in asked.rules)
+        lines = start(ReplayRequest(tenant, asked.first, asked.last, rules, max_batches))
+        mark = object()
+        running.add(mark)
+        try:
+            # Only once it has begun is it known that it can be made, and the status is said before the first line.
+            first = await anext(lines)
+            if first["type"] == "error":
+                raise WireError(first["status"], first["detail"], retry_after_s=2 if first["status"] == 503 else None)
+        except BaseException as error:
+            running.discard(mark)
+            await lines.aclose()
+            if isinstance(error, RayError):
+                raise WireError(503, "the replay could not be started: retry later", retry_after_s=5) from error
+            raise
+        return StreamingResponse(
+            _encoded(first, lines, lambda: running.discard(mark)), media_type="application/x-ndjson"
+        )
+
+    return router
+
+
+def _schema() -> dict[str, Any]:
+    """The schema of the body, which is read here within a limit and not by the framework, in one piece."""
+    schema = ReplayModel.model_json_schema()
+    file = schema.pop("$defs")["RuleFile"]
+    rules = schema["properties"]["rules"]["anyOf"]
+    schema["properties"]["rules"]["anyOf"] = [{**kind, "items": file} if "items" in kind else kind for kind in rules]
+    return schema
+
+
+def _asked(body: bytes) -> ReplayModel:
+    try:
+        return ReplayModel.model_validate_json(body)
+    except ValidationError as error:
+        parts = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors(include_url=False)]
+        raise WireError(422, "; ".join(parts)[:1000]) from error
+
+
+async def _encoded(
+    first: Line, lines: AsyncGenerator[Line, None], done: Callable[[], None]
+) -> AsyncGenerator[bytes, None]:
+    try:
+        yield orjson.dumps(first) + b"\n"
+        async for line in lines:
+            yield orjson.dumps(line) + b"\n"
+    except RayError as error:
+        logger.warning("a replay ended early", error=str(error))
+        yield (
+            orjson.dumps({"type": "error", "status": 503, "detail": "the replay's process ended early: retry"}) + b"\n"
+        )
+    finally:
+        done()
+        await lines.aclose()

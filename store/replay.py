@@ -1,0 +1,74 @@
+"""What a replay of the past reads: through transactions in which the server itself refuses to write."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+from detect.record import TenantId
+from store.postgres import Pool, TenantTransaction, storage_errors, tenant_transaction
+from store.queries import sql
+
+EVENT_COLUMNS = (
+    "event_id", "seq", "position", "time", "end_time", "kind", "detector", "rule_id", "rule_version", "title",
+    "description", "severity", "score", "activity", "outcome", "techniques", "tactics", "entities", "evidence",
+    "matched", "attributes",
+)  # fmt: skip
+"""The columns of an event after the tenant, in the order of store.detection_rows.event_row."""
+
+_PAGE = 1000
+
+
+class ReplayRunning(Exception):
+    """A replay of this tenant is under way already."""
+
+
+@asynccontextmanager
+async def read_only_transaction(pool: Pool, tenant: TenantId) -> AsyncIterator[TenantTransaction]:
+    """As tenant_transaction, but nothing can be written. `pool` is of the app role."""
+    async with tenant_transaction(pool, tenant) as tx:
+        await tx.connection.execute(sql("become_read_only"))
+        yield tx
+
+
+@asynccontextmanager
+async def one_replay(pool: Pool, tenant: TenantId) -> AsyncIterator[None]:
+    """Keeps other replays of the tenant out, on every replica, until the block or the process ends.
+
+    Raises ReplayRunning, StorageUnavailable.
+    """
+    with storage_errors():
+        connection = await pool.acquire()
+    try:
+        with storage_errors():
+            if not await connection.fetchval(sql("replay_lock"), str(tenant)):
+                raise ReplayRunning("a replay of this tenant is under way: wait for its end, or stop it")
+        yield
+    finally:
+        await pool.release(connection)  # which frees its locks
+
+
+async def replay_bounds(tx: TenantTransaction) -> tuple[int, int]:
+    """How far the tenant has been judged, and how far its journal goes."""
+    row = await tx.connection.fetchrow(sql("replay_bounds"))
+    return (0, 0) if row is None else (row["mark"], row["last_seq"])
+
+
+async def retried_later(tx: TenantTransaction, first: int, last: int) -> frozenset[int]:
+    """Batches in the range of which something was judged again after it."""
+    return frozenset(row["seq"] for row in await tx.connection.fetch(sql("replay_retried_later"), first, last))
+
+
+async def stored_events(pool: Pool, tenant: TenantId, first: int, last: int) -> AsyncIterator[tuple[Any, ...]]:
+    """The stored events whose records are in batches `first` to `last`, as tuples of EVENT_COLUMNS."""
+    after: tuple[int, int, UUID] = (first - 1, 2**31 - 1, UUID(int=2**128 - 1))
+    while True:
+        async with read_only_transaction(pool, tenant) as tx:
+            rows = await tx.connection.fetch(sql("replay_stored_events"), last, *after, _PAGE)
+        for row in rows:
+            yield tuple(row[column] for column in EVENT_COLUMNS)
+        if len(rows) < _PAGE:
+            return
+        after = (rows[-1]["seq"], rows[-1]["position"], rows[-1]["event_id"])

@@ -1,0 +1,24 @@
+-- name: become_read_only
+-- Whatever the code says from here on, the server refuses to write.
+SELECT set_config('transaction_read_only', 'on', true);
+
+-- name: replay_lock
+-- One replay a tenant, over all replicas; the connection's end frees it.
+SELECT pg_try_advisory_lock(hashtextextended('replay:' || $1::text, 0));
+
+-- name: replay_bounds
+SELECT coalesce((SELECT max(seq) FROM detector_marks), 0) AS mark,
+       coalesce((SELECT max(last_seq) FROM journal_heads), 0) AS last_seq;
+
+-- name: replay_stored_events
+-- In the order of events_by_seq; $2 to $4 are the last row of the page before.
+SELECT event_id, seq, position, time, end_time, kind, detector, rule_id, rule_version, title, description, severity,
+    score, activity, outcome, techniques, tactics, entities, evidence, matched, attributes
+FROM events
+WHERE seq <= $1 AND (seq, position, event_id) > ($2, $3, $4)
+ORDER BY seq, position, event_id
+LIMIT $5;
+
+-- name: replay_retried_later
+-- Batches of which something was judged again after the range, so that its events are not this range's to say.
+SELECT DISTINCT seq FROM dead_letters WHERE seq BETWEEN $1 AND $2 AND retry_seq > $2;
