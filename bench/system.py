@@ -73,6 +73,14 @@ class System:
             time.sleep(0.1)
         raise TimeoutError(f"the detectors did not catch up in {limit_s:.0f} s")
 
+    def await_advisor(self, limit_s: float = 600.0) -> None:
+        """Returns once the advisor has its corpus, or there is none to wait for."""
+        deadline = time.monotonic() + limit_s
+        while not self.status()["components"]["advisor"]["ready"]:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the advisor was not ready in {limit_s:.0f} s")
+            time.sleep(0.5)
+
     def processes(self) -> list[psutil.Process]:
         """The whole family, the owner included."""
         return [self.process, *self.process.children(recursive=True)]

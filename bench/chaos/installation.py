@@ -27,7 +27,8 @@ class Installation:
         self.data = folder / "data"
         self.port = free_port()
         self.base_url = f"http://127.0.0.1:{self.port}"
-        self._environment = {"TRUSTSOC_GRPC_PORT": "0"} | (environment or {})
+        # No tick rows: a tenant that waits for a dead part must get the same journal as one that never waited.
+        self._environment = {"TRUSTSOC_GRPC_PORT": "0", "TRUSTSOC_TICK_AFTER_IDLE_S": "86400"} | (environment or {})
         self._up: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

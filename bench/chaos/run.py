@@ -33,14 +33,14 @@ _MESSAGES = "SELECT message FROM raw_logs JOIN tenants USING (tenant_id) WHERE n
 class Outcome:
     """What was done and what came of it.
 
-    `same_story`: the tenant that got its batches in peace and the one that got them under fire have the same events.
+    `other_story`: events that only one of the two has, the tenant that got its batches in peace or the one under fire.
     `missing_lines`: lines of the tailed file that are stored nowhere.
     """
 
     struck: Struck
     books: dict[str, Books]
     verdicts: dict[str, Verdict]
-    same_story: bool
+    other_story: list[str]
     written_lines: int
     missing_lines: list[str]
     seconds: float
@@ -50,8 +50,7 @@ class Outcome:
         """Everything that is not as promised; empty is the result wanted."""
         broken = [f"{name}: {text}" for name, books in self.books.items() for text in books.broken_promises]
         broken += [f"{name}: {text}" for name, verdict in self.verdicts.items() for text in verdict.differences]
-        if not self.same_story:
-            broken.append("the undisturbed tenant and the one under fire have different events")
+        broken += [f"only one of calm and restless has {text}" for text in self.other_story]
         return broken + [f"lost: {line}" for line in self.missing_lines]
 
 
@@ -84,9 +83,10 @@ def run(folder: Path, schedule: Schedule, batches: int, progress: Callable[[str]
             _await_judged(installation, key)
         books = {"calm": calm.books, "restless": load.restless.books, "crowd": load.crowd_books, "tail": Books()}
         verdicts = {name: asyncio.run(judge(installation.data, name, books[name].acknowledged)) for name in TENANTS}
-        same = _rows(installation, _STORY, "calm") == _rows(installation, _STORY, "restless")
+        calm_story, restless_story = ({repr(row) for row in _rows(installation, _STORY, name)} for name in TENANTS[:2])
+        other = sorted(calm_story ^ restless_story)
         missing = load.tail.missing(row["message"] for row in _rows(installation, _MESSAGES, "tail"))
-        return Outcome(struck, books, verdicts, same, load.tail.written, missing, time.monotonic() - began)
+        return Outcome(struck, books, verdicts, other, load.tail.written, missing, time.monotonic() - began)
     finally:
         installation.stop()
 
