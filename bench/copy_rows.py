@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench.figures import Figure, show
+from bench.figures import Figure, keep, show
 from cluster.postgres import SUPERUSER, EmbeddedPostgres
 from detect.batch import Batch, BatchOutput
 from detect.normalize import default_normalizer
@@ -130,24 +130,30 @@ async def measure(server: EmbeddedPostgres, seconds: float) -> list[Figure]:
     for pool in (app, writer, detector):
         await pool.close()
     return [
-        Figure("explode to raw_logs, 1 connection", whole, "rows/s", FLOOR_ROWS, "higher", COMMAND),
-        Figure("binary COPY alone, 1 connection", alone, "rows/s", None, "higher", COMMAND),
+        Figure("explode to raw_logs, 1 connection", whole, "rows/s", None, "higher", COMMAND),
+        Figure("binary COPY alone, 1 connection", alone, "rows/s", FLOOR_ROWS, "higher", COMMAND),
         Figure("encoding rows for COPY, 1 core", making, "rows/CPU s", None, "higher", COMMAND),
     ]
 
 
-def main() -> int:
-    """Prints the table; exit status 1 when the whole path is below its floor."""
+def measured(seconds: float = 3.0) -> list[Figure]:
+    """The figures on a PostgreSQL of its own, in a temporary folder."""
     folder = Path(tempfile.mkdtemp(prefix="trustsoc-bench-"))
     folder.chmod(0o711)
     server = EmbeddedPostgres(folder)
     try:
         server.start()
-        figures = asyncio.run(measure(server, float(sys.argv[1]) if len(sys.argv) > 1 else 3.0))
+        return asyncio.run(measure(server, seconds))
     finally:
         server.stop()
         shutil.rmtree(folder)
+
+
+def main() -> int:
+    """Prints the table and keeps it; exit status 1 when COPY is below its floor."""
+    figures = measured(float(sys.argv[1]) if len(sys.argv) > 1 else 3.0)
     show(figures)
+    sys.stdout.write(f"kept in {keep(figures)}\n")
     return 0 if all(figure.holds for figure in figures) else 1
 
 

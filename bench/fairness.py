@@ -19,9 +19,11 @@ from typing import Any
 
 import httpx
 
+from bench.figures import Figure, keep
 from bench.load import LoadResult, export_request, percentile, send_load
 from bench.system import System, running_system
 
+COMMAND = "python -m bench.fairness"
 _QUIET_RECORDS, _QUIET_PER_S = 10, 5.0
 _NOISE_RECORDS, _NOISE_CONNECTIONS = 1000, 8
 _NOISE_QUOTA = 1000.0
@@ -62,6 +64,19 @@ def measure(system: System, seconds: float) -> list[Phase]:
         admin.put("/api/admin/tenants/noisy/quota", json=unlimited).raise_for_status()
         within = _beside_noise(system, quiet, noisy, seconds, "beside one that saturates")
     return [alone, over, within]
+
+
+def figures(phases: list[Phase]) -> list[Figure]:
+    """The quiet tenant's p99 alone, and what each kind of neighbour makes of it."""
+    alone, *beside = phases
+    base = percentile(alone.latencies, 0.99)
+    ratios = [
+        Figure(
+            f"quiet tenant's p99 {phase.name}", percentile(phase.latencies, 0.99) / base, "ratio", 1.1, "lower", COMMAND
+        )
+        for phase in beside
+    ]
+    return [Figure("quiet tenant's p99 alone", base * 1000, "ms", None, "lower", COMMAND), *ratios]
 
 
 def _load(system: System, key: str, seconds: float, run: str) -> tuple[list[float], int]:
@@ -126,6 +141,7 @@ def main() -> None:
         phases = measure(system, float(sys.argv[1]) if len(sys.argv) > 1 else 20.0)
     for phase in phases:
         sys.stdout.write(phase.line(None if phase is phases[0] else phases[0]) + "\n")
+    sys.stdout.write(f"kept in {keep(figures(phases))}\n")
 
 
 if __name__ == "__main__":

@@ -44,6 +44,11 @@ def show(figures: Sequence[Figure]) -> None:
     Console(width=140).print(table)
 
 
+def kept(name: str = "latest") -> list[Figure]:
+    """The figures of bench/results/NAME.json."""
+    return [Figure(**item) for item in orjson.loads((RESULTS / f"{name}.json").read_bytes())]
+
+
 def keep(figures: Sequence[Figure], name: str = "latest") -> Path:
     """Writes the list to bench/results/NAME.json; figures of other commands that are there already stay."""
     RESULTS.mkdir(exist_ok=True)

@@ -24,6 +24,7 @@ import psutil
 
 from bench.chaos.senders import Batch, Sender, attack
 from bench.chaos.verdict import judge
+from bench.figures import Figure, keep
 from bench.system import free_port
 from cluster.embedded import EmbeddedCluster
 from serve.settings import Settings
@@ -180,6 +181,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="trustsoc-nodes-") as folder:
         Path(folder).chmod(0o711)
         loss = measure(Path(folder), lambda text: print(text, file=sys.stderr, flush=True))
+    keep([Figure("node lost to judged again", loss.recovered_s, "s", 15, "lower", "python -m bench.nodes")])
     print(json.dumps(asdict(loss)))
     return 1 if loss.broken_promises else 0
 
