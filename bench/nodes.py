@@ -49,11 +49,18 @@ class ThreeNodes(EmbeddedCluster):
         import ray
         from ray.cluster_utils import Cluster
 
-        memory = {"object_store_memory": 100 * 2**20, "include_dashboard": False}
         self._ray_started = True
-        self.nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **memory})
-        self.workers = [self.nodes.add_node(num_cpus=2, object_store_memory=100 * 2**20) for _ in range(2)]
+        memory = 100 * 2**20
+        head = {"num_cpus": 1, "object_store_memory": memory, "include_dashboard": False}
+        self.nodes = Cluster(initialize_head=True, head_node_args=head | {"temp_dir": f"{self._ray_folder}/r"})
+        self.workers = [self.nodes.add_node(num_cpus=2, object_store_memory=memory) for _ in range(2)]
         ray.init(address=self.nodes.address, namespace="trustsoc", log_to_driver=False, configure_logging=False)
+
+    def stop(self) -> None:
+        super().stop()
+        # Ray's testing cluster leaves its address where any later ray.init() of this machine would look for one.
+        with suppress(OSError):
+            Path("/tmp/ray/ray_current_cluster").unlink()  # noqa: S108 - Ray's own fixed place
 
 
 @dataclass(frozen=True, slots=True)

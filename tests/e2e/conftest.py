@@ -18,7 +18,6 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 
 from bench.system import System, free_port, running_system
 from cluster.certificates import CertificateAuthority
-from cluster.llm_setup import llm_support
 
 T = TypeVar("T")
 _names = itertools.count(1)
@@ -43,9 +42,8 @@ def syslog_doors(tmp_path_factory: pytest.TempPathFactory) -> SyslogDoors:
 
 @pytest.fixture(scope="session")
 def system(syslog_doors: SyslogDoors) -> Iterator[System]:
-    """With the language model where this machine can run it, without it elsewhere."""
-    environment = {"TRUSTSOC_SYSLOG_LISTENERS": syslog_doors.setting}
-    with running_system("cpu" if llm_support().usable else "none", environment) as running:
+    """Without the language model, which tests/e2e/with_model has."""
+    with running_system(environment={"TRUSTSOC_SYSLOG_LISTENERS": syslog_doors.setting}) as running:
         yield running
 
 

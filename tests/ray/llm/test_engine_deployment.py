@@ -32,6 +32,7 @@ def cluster() -> Iterator[None]:
     started = not ray.is_initialized()
     if started:
         ray.init(
+            address="local",
             num_cpus=2,
             include_dashboard=False,
             log_to_driver=False,

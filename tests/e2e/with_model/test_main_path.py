@@ -121,7 +121,7 @@ def test_searching_by_text_time_and_entity_finds_the_records(attacked: Tenant) -
     by_text = attacked.get("/api/logs", text=ATTACKER, limit=500)["items"]
     assert {item["record_id"] for item in by_entity} <= {item["record_id"] for item in by_text}
     nothing = attacked.get("/api/logs", **{"from": "2001-01-01T00:00:00Z", "to": "2001-01-02T00:00:00Z"})
-    assert nothing == {"items": [], "next_cursor": None}
+    assert nothing == {"items": [], "next_cursor": None, "searched_to": None}
 
 
 def test_pages_continue_where_the_one_before_ended(attacked: Tenant) -> None:
