@@ -93,7 +93,12 @@ def test_syslog_over_tcp_survives_the_database_and_its_brute_force_is_detected(
             if number == 10:
                 kill_postgres(system)
             handler.handle(logging.LogRecord("sshd", logging.INFO, "", 0, line, None, None))
-        await_records(tenant, 21)
+        try:
+            await_records(tenant, 21)
+        except AssertionError as missing:
+            # What became of the connection is only in the counters.
+            told = [line for line in system.client().get("/metrics").text.splitlines() if "syslog" in line]
+            raise AssertionError("\n".join(told)) from missing
     assert detected(tenant, "sys-1")
 
 
