@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,13 +53,7 @@ def ledger(
     """What each agent sent, run by run, and whether its books and the journal balance; the last seen first."""
     with keyring_of(data_dir, url).tenant_client(tenant) as client:
         page = client.page("/api/ledger", {"agent": agent, "cursor": cursor}, limit)
-    if as_json:
-        render.print_json(page)
-        return
-    console = render.terminal()
-    console.print(_table(sorted(page["items"], key=lambda item: str(item.get("last_seen")), reverse=True)))
-    if (hint := render.more_hint(page["next_cursor"])) is not None:
-        console.print(hint)
+    render.show_items(page, _table, as_json)
 
 
 @receipt_app.command("verify")
@@ -141,7 +136,10 @@ def _check_body(claims: Receipt, path: Path) -> None:
     except OSError as error:
         raise CommandError(f"cannot read {path} ({error.strerror})") from error
     if digest != claims.digest:
-        raise CommandError(f"the receipt is of another body: its SHA-256 is {claims.digest}, that of {path} {digest}")
+        raise CommandError(
+            f"the receipt is of another body: its SHA-256 before compression is {claims.digest}, "
+            f"that of {path} {digest}"
+        )
 
 
 def _check_journal(claims: Receipt, client: ApiClient) -> None:
@@ -156,7 +154,7 @@ def _check_journal(claims: Receipt, client: ApiClient) -> None:
         raise CommandError(f"the receipt is signed, but the journal's batch {claims.seq} differs in {', '.join(wrong)}")
 
 
-def _table(items: list[Any]) -> RenderableType:
+def _table(items: Sequence[Any]) -> RenderableType:
     if not items:
         return render.nothing("The ledger is empty.", "Send some logs first: trustsoc send /var/log/auth.log")
     table = render.plain_table(
@@ -166,7 +164,7 @@ def _table(items: list[Any]) -> RenderableType:
         table.columns[column].justify = "right"
     table.columns[3].min_width = 20
     table.columns[6].no_wrap = True
-    for item in items:
+    for item in sorted(items, key=lambda item: str(item.get("last_seen")), reverse=True):
         server, said = item.get("server") or {}, item.get("statement")
         table.add_row(
             _name(item),

@@ -85,7 +85,9 @@ def send_until_acknowledged(client: httpx.Client, key: str, body: bytes, records
         if answer.status_code == 200:
             duplicate = answer.headers["X-Batch-Duplicate"] == "true"
             seq = int(answer.headers["X-Batch-Seq"])
-            books.acknowledged.append(Acknowledged(key, seq, sha256(body).digest(), records, duplicate))
+            books.acknowledged.append(
+                Acknowledged(key, seq, sha256(gzip.decompress(body)).digest(), records, duplicate)
+            )
             return True
         if answer.status_code not in _RETRYABLE:
             books.broken_promises.append(f"{answer.status_code} for {key}: {answer.text[:200]}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import hashlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Final, TypeVar
@@ -112,10 +113,18 @@ async def read_out(body: bytes, encoding: Encoding, limit: int, parse: Callable[
     return await asyncio.to_thread(lambda: parse(decompress(body, encoding, limit)))
 
 
-async def count_in_body(body: bytes, encoding: Encoding, kind: BatchKind, limit: int) -> int:
-    """The records of an export request, after a full check; raises WireError 400 or 413."""
+def digest_of(plain: bytes) -> bytes:
+    """SHA-256 of a body after decompression: a retry that its sender compresses anew is still the same body.
+
+    A gzip header holds the time of compression, so some exporters never send the same bytes twice.
+    """
+    return hashlib.sha256(plain).digest()
+
+
+async def examine(body: bytes, encoding: Encoding, kind: BatchKind, limit: int) -> tuple[int, bytes]:
+    """How many records an export request has, after a full check, and its digest; raises WireError 400 or 413."""
     try:
-        return await read_out(body, encoding, limit, lambda plain: count_records(kind, plain))
+        return await read_out(body, encoding, limit, lambda plain: (count_records(kind, plain), digest_of(plain)))
     except UndecodableBatch as error:
         raise WireError(400, str(error), field=error.field) from error
 

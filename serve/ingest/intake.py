@@ -6,13 +6,12 @@ refused is raised as a `WireError` with a reason and counted; the door only puts
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Literal, Protocol
 
 import structlog
 
@@ -26,6 +25,9 @@ from store.journal import Appended, Encoding, IdempotencyConflict, JournalEntry,
 from store.postgres import StorageUnavailable
 
 logger = structlog.get_logger("intake")
+
+DoorName = Literal["otlp_http", "signed", "otlp_grpc", "ndjson", "bulk", "syslog"]
+"""The ways in, as metrics name them."""
 
 _AFTER_A_DEFECT_S = 30
 _KEY_LIMIT = 120  # bytes; the journal holds 128
@@ -54,6 +56,7 @@ class Sender:
 class Submission:
     """One batch that a door has checked and counted. `payload` is the body as received, or as converted, in `encoding`.
 
+    `digest` is the SHA-256 of what was received, after decompression: it tells a repeat from another batch.
     `idempotency_key` is the sender's text for this batch, the same on every retry; empty: the content is the key.
     """
 
@@ -62,10 +65,9 @@ class Submission:
     encoding: Encoding
     payload: bytes
     records: int
+    digest: bytes
     idempotency_key: str = ""
-    # SHA-256 of what was received, where the payload is something else; empty: of the payload.
-    received_digest: bytes = b""
-    door: str = "otlp"
+    door: DoorName = field(kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,12 +137,11 @@ class Intake:
 
         With the ticket of its request a batch is charged what was not foreseen; without one it may be refused here.
         """
-        digest = submission.received_digest or hashlib.sha256(submission.payload).digest()
         entry = JournalEntry(
             tenant=submission.sender.tenant,
             agent=submission.sender.agent,
-            idempotency_key=_journal_key(submission.idempotency_key, digest),
-            digest=digest,
+            idempotency_key=_journal_key(submission.idempotency_key, submission.digest),
+            digest=submission.digest,
             kind=submission.kind,
             encoding=submission.encoding,
             records=submission.records,

@@ -6,6 +6,7 @@ decompression is its idempotency key unless the sender states one, so a repeat g
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -16,10 +17,11 @@ from actors.metrics import Metrics
 from detect.normalize.timestamps import parse_timestamp
 from detect.record import Nanoseconds
 from serve.errors import JSON, WireAnswer, WireError, problem
+from serve.ingest.body import digest_of
 from serve.ingest.document import NotADocument, document_record, parse_document
 from serve.ingest.intake import Intake, Sender, Submission, errors_on_the_wire
 from serve.ingest.otlp_conversion import MOST_RECORDS, SourceRecord, compressed, otlp_request
-from serve.ingest.reception import Reception, digest_of, lines_of, too_many_records
+from serve.ingest.reception import Reception, lines_of, too_many_records
 from store.journal import Encoding
 
 _DOOR: Final = "ndjson"
@@ -81,11 +83,9 @@ class NdjsonDoor:
         self._metrics = metrics
         self._wall_clock = wall_clock
 
-    async def handle(
-        self, headers: Mapping[str, str], stream: AsyncIterator[bytes], clock: Callable[[], float]
-    ) -> WireAnswer:
+    async def handle(self, headers: Mapping[str, str], stream: AsyncIterator[bytes]) -> WireAnswer:
         """Answers one request. Never raises for bad input or for storage trouble."""
-        started = clock()
+        started = time.monotonic()
         try:
             with errors_on_the_wire():
                 answer = await self._accept(headers, stream)
@@ -93,7 +93,7 @@ class NdjsonDoor:
             self._intake.refused(error)
             answer = problem(error)
         self._metrics.count("ingest_door_requests", door=_DOOR, status=str(answer.status))
-        self._metrics.observe("ingest_seconds", clock() - started)
+        self._metrics.observe("ingest_seconds", time.monotonic() - started)
         return answer
 
     async def _accept(self, headers: Mapping[str, str], stream: AsyncIterator[bytes]) -> WireAnswer:
@@ -113,8 +113,8 @@ class NdjsonDoor:
                 parsed.encoding,
                 parsed.payload,
                 parsed.records,
+                parsed.digest,
                 headers.get("x-idempotency-key", ""),
-                received_digest=parsed.digest,
                 door=_DOOR,
             )
             acknowledged = await self._intake.store(submission, ticket)

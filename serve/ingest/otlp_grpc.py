@@ -21,7 +21,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 
 from actors.metrics import Metrics
 from serve.errors import WireError, rpc_status
-from serve.ingest.body import count_in_body, too_large
+from serve.ingest.body import examine, too_large
 from serve.ingest.intake import Account, Intake, Sender, Submission, errors_on_the_wire, on_account_of
 from serve.ingest.otlp_http import IngestLimits
 from serve.ingest.senders import SenderCheck
@@ -53,11 +53,9 @@ class OtlpGrpcDoor:
         self._metrics = metrics
         self._limits = limits
 
-    async def handle(
-        self, metadata: Mapping[str, str], read: Callable[[], Awaitable[bytes | None]], clock: Callable[[], float]
-    ) -> GrpcAnswer:
+    async def handle(self, metadata: Mapping[str, str], read: Callable[[], Awaitable[bytes | None]]) -> GrpcAnswer:
         """Answers one call. `read` gives the message as it came, None when the transport could not take it."""
-        started = clock()
+        started = time.monotonic()
         status = 200
         try:
             with errors_on_the_wire():
@@ -68,7 +66,7 @@ class OtlpGrpcDoor:
             status = error.status
             answer = grpc_error(error)
         self._metrics.count("ingest_requests", status=str(status))
-        self._metrics.observe("ingest_seconds", clock() - started)
+        self._metrics.observe("ingest_seconds", time.monotonic() - started)
         return answer
 
     async def _accept(
@@ -82,11 +80,13 @@ class OtlpGrpcDoor:
                 ticket.arrived(len(message))
                 await admitted.confirm(message)
                 encoding = message_encoding(message)
-                records = await count_in_body(message, encoding, "otlp_protobuf", self._limits.decompressed)
+                records, digest = await examine(message, encoding, "otlp_protobuf", self._limits.decompressed)
                 if records == 0:
                     return ()
                 key = metadata.get("x-idempotency-key", "")
-                submission = Submission(sender, "otlp_protobuf", encoding, message, records, key, door="otlp_grpc")
+                submission = Submission(
+                    sender, "otlp_protobuf", encoding, message, records, digest, key, door="otlp_grpc"
+                )
                 acknowledged = await self._intake.store(submission, ticket)
         return tuple((name.lower(), value) for name, value in acknowledged.headers.items())
 
@@ -174,7 +174,7 @@ def _export(door: OtlpGrpcDoor) -> Callable[[Any, Any], Awaitable[bytes]]:
             message = await context.read()
             return None if message is grpc.aio.EOF else message
 
-        answer = await door.handle(metadata, read, time.monotonic)
+        answer = await door.handle(metadata, read)
         if answer.code is not grpc.StatusCode.OK:
             await context.abort(answer.code, answer.detail, answer.trailing)
         context.set_trailing_metadata(answer.trailing)

@@ -7,7 +7,8 @@ the answer to trouble on this side.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+import time
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
@@ -20,10 +21,10 @@ from serve.ingest.body import (
     check_declared_length,
     compressed_answer,
     content_encoding,
-    count_in_body,
+    examine,
     read_body,
 )
-from serve.ingest.intake import Intake, Submission, errors_on_the_wire, on_account_of
+from serve.ingest.intake import DoorName, Intake, Submission, errors_on_the_wire, on_account_of
 from serve.ingest.senders import SenderCheck
 
 
@@ -38,17 +39,23 @@ class IngestLimits:
 class OtlpHttpDoor:
     """POST /v1/logs, and POST /ingest/logs with a check that demands more of its senders."""
 
-    def __init__(self, senders: SenderCheck, intake: Intake, metrics: Metrics, limits: IngestLimits) -> None:
+    def __init__(
+        self,
+        senders: SenderCheck,
+        intake: Intake,
+        metrics: Metrics,
+        limits: IngestLimits,
+        name: DoorName = "otlp_http",
+    ) -> None:
         self._senders = senders
         self._intake = intake
         self._metrics = metrics
         self._limits = limits
+        self._name: DoorName = name
 
-    async def handle(
-        self, headers: Mapping[str, str], stream: AsyncIterator[bytes], clock: Callable[[], float]
-    ) -> WireAnswer:
+    async def handle(self, headers: Mapping[str, str], stream: AsyncIterator[bytes]) -> WireAnswer:
         """Answers one export request. Never raises for bad input or for storage trouble."""
-        started = clock()
+        started = time.monotonic()
         content_type = PROTOBUF
         try:
             content_type, kind = _content_type(headers.get("content-type", ""))
@@ -60,7 +67,7 @@ class OtlpHttpDoor:
             if answer.status == 415:
                 answer.headers["Accept-Encoding"] = ACCEPTED_ENCODINGS
         self._metrics.count("ingest_requests", status=str(answer.status))
-        self._metrics.observe("ingest_seconds", clock() - started)
+        self._metrics.observe("ingest_seconds", time.monotonic() - started)
         return compressed_answer(answer, headers.get("accept-encoding", ""))
 
     def wrong_method(self, headers: Mapping[str, str]) -> WireAnswer:
@@ -91,11 +98,11 @@ class OtlpHttpDoor:
                 body = await read_body(stream, self._limits.compressed, declared)
                 ticket.arrived(len(body))
                 await admitted.confirm(body)
-                records = await count_in_body(body, encoding, kind, self._limits.decompressed)
+                records, digest = await examine(body, encoding, kind, self._limits.decompressed)
                 if records == 0:
                     return _success(content_type, {})
                 key = headers.get("x-idempotency-key", "")
-                submission = Submission(admitted.sender, kind, encoding, body, records, key)
+                submission = Submission(admitted.sender, kind, encoding, body, records, digest, key, door=self._name)
                 acknowledged = await self._intake.store(submission, ticket)
         return _success(content_type, acknowledged.headers)
 

@@ -48,7 +48,7 @@ class InvalidReceipt(ValueError):
 class Receipt:
     """The claims: batch `batch` of tenant `tenant` is batch `seq` of its journal and holds so many `records`.
 
-    `tenant` and `batch` are UUIDs as text, `digest` is the SHA-256 of the body as received, in hex.
+    `tenant` and `batch` are UUIDs as text, `digest` is the SHA-256 of the body after decompression, in hex.
     """
 
     tenant: str

@@ -6,7 +6,6 @@ The same promises as OTLP's: sizes are limited as sent and as inflated, and noth
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -81,11 +80,6 @@ class Reception:
         with on_account_of(admitted.sender):
             declared = check_declared_length(headers.get("content-length", ""), self.limits.compressed)
         return Admitted(admitted.sender, declared, admitted.confirm, encoding, self.limits)
-
-
-def digest_of(body: bytes) -> bytes:
-    """SHA-256 of a body after decompression, so that a retry that is compressed anew is still the same body."""
-    return hashlib.sha256(body).digest()
 
 
 def lines_of(body: bytes) -> Iterator[Line]:

@@ -21,6 +21,7 @@ from actors.metrics import Metrics
 from detect.record import Nanoseconds
 from detect.syslog_framing import SyslogFrame, SyslogFramer
 from serve.errors import WireError
+from serve.ingest.body import digest_of
 from serve.ingest.intake import Intake, Sender, Submission, errors_on_the_wire
 from serve.ingest.otlp_conversion import compressed, otlp_request
 from serve.ingest.syslog_records import syslog_record
@@ -158,13 +159,15 @@ class SyslogConnection:
 
     async def _store(self, payload: bytes, encoding: Encoding, records: int) -> None:
         """Tries until the batch is durable; gives up only when its sender is refused, or when we have to stop."""
-        key, wait_s = next(self._keys), self._parts.limits.first_retry_s
+        key, digest, wait_s = next(self._keys), digest_of(payload), self._parts.limits.first_retry_s
         metrics = self._parts.metrics
         while True:
             try:
                 with errors_on_the_wire():
                     sender = await self._sender()
-                    submission = Submission(sender, "otlp_protobuf", encoding, payload, records, key, door=_DOOR)
+                    submission = Submission(
+                        sender, "otlp_protobuf", encoding, payload, records, digest, key, door=_DOOR
+                    )
                     async with self._parts.intake.request(sender, len(payload)) as ticket:
                         await self._parts.intake.store(submission, ticket)
                 return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
 from collections import Counter
 from dataclasses import replace
@@ -32,7 +33,9 @@ SIGNER = ReceiptSigner([EXAMPLE_KEY])
 
 
 def submission(sender: Sender, key: str, records: int = 3) -> Submission:
-    return Submission(sender, "otlp_protobuf", "identity", f"body of {key}".encode(), records, key)
+    body = f"body of {key}".encode()
+    digest = hashlib.sha256(body).digest()
+    return Submission(sender, "otlp_protobuf", "identity", body, records, digest, key, door="otlp_http")
 
 
 async def intake(database: Database, limits: JournalLimits | None = None) -> Intake:
@@ -111,7 +114,7 @@ async def test_a_refused_batch_and_a_control_row_are_in_nobody_s_books(database:
     door = await intake(database)
     await door.store(submission(sender, "k"))
     with pytest.raises(WireError, match="another body"):
-        await door.store(replace(submission(sender, "k"), payload=b"else"))
+        await door.store(replace(submission(sender, "k"), payload=b"else", digest=bytes(32)))
     statement = SenderBooks(accepted=4, stored=3, duplicate=0, in_flight=0)
     assert not (await (await desk(database)).state(sender, statement)).balance.balanced
     assert await control_rows(database, sender.tenant) == 1

@@ -81,6 +81,25 @@ async def test_encodings_go_by_these_names(edge: Edge, name: str, encoded: bytes
     assert [row.payload for row in edge.journal.rows] == ([] if kept == "nothing" else [encoded])
 
 
+async def test_a_retry_that_is_compressed_anew_is_the_same_batch(edge: Edge) -> None:
+    """Exporters compress again for every attempt, and a gzip header holds the time at which that was."""
+    attempts = [
+        ("gzip", gzip.compress(BODY, mtime=1)),
+        ("gzip", gzip.compress(BODY, mtime=2)),
+        ("gzip", gzip.compress(BODY, compresslevel=1, mtime=3)),
+        ("deflate", zlib.compress(BODY)),
+        ("", BODY),
+    ]
+    answers = [
+        await post(edge, body, KEY | {"content-type": PROTOBUF, "content-encoding": encoding} | stated)
+        for stated in ({}, {"x-idempotency-key": "batch-1"})
+        for encoding, body in attempts
+    ]
+    assert [answer.status_code for answer in answers] == [200] * 10
+    assert [answer.headers["x-batch-duplicate"] for answer in answers] == ["false", *["true"] * 4] * 2
+    assert [row.encoding for row in edge.journal.rows] == ["gzip", "gzip"]
+
+
 @pytest.mark.parametrize("name", ["br", "snappy", "lz4", "gzip, gzip", "gzip, zstd", "aes128gcm"])
 async def test_other_encodings_are_415_and_the_answer_names_those_that_work(edge: Edge, name: str) -> None:
     answer = await post(edge, BODY, KEY | {"content-type": PROTOBUF, "content-encoding": name})
