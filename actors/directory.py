@@ -42,6 +42,8 @@ def ensure_detector(plan: ShardPlan) -> Any:
             max_task_retries=0,
             max_concurrency=4,
             num_cpus=0,
+            # Asking for no core, all would otherwise be put where the first one is, and be lost with that node.
+            scheduling_strategy="SPREAD",
         )
         .remote(plan)
     )
@@ -114,6 +116,8 @@ class DetectorDirectory:
                 await self.reconcile()
             except (StorageUnavailable, RayError) as error:
                 logger.warning("the plan of shards could not be followed", error=str(error))
+            except Exception:  # whatever it is, the next change of the plan must still be seen
+                logger.exception("following the plan of shards failed")
 
     async def _end_finished(self, removed: set[str]) -> None:
         for name in removed:

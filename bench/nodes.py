@@ -43,6 +43,8 @@ _HEALTH_CHECKS = {
 class ThreeNodes(EmbeddedCluster):
     """The embedded system on a Ray cluster of one head and two workers, each with a raylet of its own."""
 
+    _nodes_address = ""
+
     def _start_ray(self) -> None:
         # Only a cluster of one node can be bound to loopback by the switch that the embedded mode uses.
         os.environ.pop("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", None)
@@ -54,13 +56,16 @@ class ThreeNodes(EmbeddedCluster):
         head = {"num_cpus": 1, "object_store_memory": memory, "include_dashboard": False}
         self.nodes = Cluster(initialize_head=True, head_node_args=head | {"temp_dir": f"{self._ray_folder}/r"})
         self.workers = [self.nodes.add_node(num_cpus=2, object_store_memory=memory) for _ in range(2)]
-        ray.init(address=self.nodes.address, namespace="trustsoc", log_to_driver=False, configure_logging=False)
+        self._nodes_address = self.nodes.address
+        ray.init(address=self._nodes_address, namespace="trustsoc", log_to_driver=False, configure_logging=False)
 
     def stop(self) -> None:
         super().stop()
         # Ray's testing cluster leaves its address where any later ray.init() of this machine would look for one.
+        left = Path("/tmp/ray/ray_current_cluster")  # noqa: S108 - Ray's own fixed place
         with suppress(OSError):
-            Path("/tmp/ray/ray_current_cluster").unlink()  # noqa: S108 - Ray's own fixed place
+            if left.read_text().strip() == self._nodes_address:
+                left.unlink()
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,8 @@ _WAIT_S: dict[type[Exception], float] = {
     asyncpg.SerializationError: 1.0,
     asyncpg.LockNotAvailableError: 1.0,
     asyncpg.ReadOnlySQLTransactionError: 5.0,
+    # What the driver says when the server's last word came between two questions; it drops the connection then.
+    asyncpg.InternalClientError: 2.0,
     ConnectionError: 2.0,
     TimeoutError: 2.0,
 }

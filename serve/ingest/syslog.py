@@ -109,6 +109,9 @@ class SyslogDoor:
             await SyslogConnection(self._parts, reader, peer, sender).run()
         except ConnectionRefused:
             outcome = "refused"
+        except Exception:  # the other connections go on; this one's sender sees its end and sends again
+            outcome = "failed"
+            logger.exception("a syslog connection failed")
         finally:
             self._open.connections -= 1
             metrics.set("syslog_open_connections", self._open.connections)

@@ -33,7 +33,7 @@ from store.shards import (
     unpin,
 )
 from tests.postgres.fixtures import Database
-from tests.postgres.test_detector_worker import BATCHES, append, judged, new_tenant, until, verdict
+from tests.postgres.test_detector_worker import BATCHES, append, judged, mark, new_tenant, until, verdict
 
 SHARDS = 8
 ROOT = Path(__file__).resolve().parents[2]
@@ -234,14 +234,18 @@ async def test_an_orphan_process_that_wakes_up_again_stores_nothing_and_stops(da
         # Work that the orphan is in the middle of when it is stopped, or sees as soon as it goes on.
         await append(database, tenant, BATCHES[5:12], first=5)
         os.kill(orphan.pid, signal.SIGSTOP)
-        async with actor(database, "detector-0") as successor:
+        async with actor(database, "detector-0"):
             await judged(database, tenant, 13)
-            os.kill(orphan.pid, signal.SIGCONT)
-            await append(database, tenant, BATCHES[12:], first=12)
-            assert orphan.stdout is not None
-            async with asyncio.timeout(60):
-                assert await orphan.stdout.readline() == b"fenced\n"
-                assert await orphan.wait() == 0
+        # Nobody else works now: what it finds when it goes on is work that it will try to store.
+        await append(database, tenant, BATCHES[12:20], first=12)
+        os.kill(orphan.pid, signal.SIGCONT)
+        assert orphan.stdout is not None
+        async with asyncio.timeout(60):
+            assert await orphan.stdout.readline() == b"fenced\n"
+            assert await orphan.wait() == 0
+        assert await mark(database, tenant) == 13, "it has stored nothing"
+        async with actor(database, "detector-0") as successor:
+            await append(database, tenant, BATCHES[20:], first=20)
             await judged(database, tenant, len(BATCHES) + 1)
             assert successor.report.state == "running"
             await append(database, calm, BATCHES)

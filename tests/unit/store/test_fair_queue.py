@@ -144,7 +144,7 @@ class QueueAgainstLines(RuleBasedStateMachine):
 
 
 TestQueueAgainstLines = QueueAgainstLines.TestCase
-TestQueueAgainstLines.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestQueueAgainstLines.settings = settings(max_examples=60, stateful_step_count=40)
 
 
 @given(

@@ -20,6 +20,7 @@ from store.postgres import StorageUnavailable, connect_pool, storage_errors
         (asyncpg.ConnectionDoesNotExistError("connection was closed"), 2.0),
         (asyncpg.DeadlockDetectedError("deadlock detected"), 1.0),
         (asyncpg.InterfaceError("connection is closed"), 2.0),
+        (asyncpg.InternalClientError("cannot switch to state 15; another operation (2) is in progress"), 2.0),
         (ConnectionResetError("reset"), 2.0),
         (TimeoutError(), 2.0),
     ],
