@@ -60,6 +60,7 @@ class ShardPlan:
     longest_pause_s: float = 15.0
     max_tenants: int = 500
     replay_horizon: timedelta = REPLAY_HORIZON
+    dear_snapshot_s: float = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +190,9 @@ class _Work:
         self._clock = clock
         self._report = report
         library = RuleLibrary.of_detector(pool)
-        limits = TurnLimits(plan.turn_rows, plan.turn_bytes, plan.turn_records, plan.replay_horizon)
+        limits = TurnLimits(
+            plan.turn_rows, plan.turn_bytes, plan.turn_records, plan.replay_horizon, plan.dear_snapshot_s
+        )
         self._held = HeldTenants(plan.max_tenants, lambda tenant: TenantJudge(tenant, pool, library, limits))
         self._reconciled: float | None = None
         self._ticked = 0.0
@@ -301,7 +304,8 @@ class DetectorShard:
         configure_logs()
         # States are many small objects that live long and have no cycles: looking for some at the usual pace costs a
         # quarter of all judging, and more than half of a snapshot.
-        gc.set_threshold(100_000, 20, 20)
+        # The middle generation is looked through while records wait: it stays small.
+        gc.set_threshold(100_000, 5, 80)
         dsns = DetectorDsns(os.environ["TRUSTSOC_DETECTOR_DSN"], os.environ["TRUSTSOC_WRITER_DSN"])
         self._worker = ShardWorker(plan, dsns, time.time)
         self._loop = asyncio.new_event_loop()

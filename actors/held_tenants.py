@@ -65,13 +65,6 @@ class HeldTenants:
         """Lets go of a tenant's state."""
         return self._judges.pop(tenant, None)
 
-    def clear(self) -> bool:
-        """Lets go of everything; whether there was anything."""
-        held = bool(self._judges)
-        self._judges.clear()
-        self._parked.clear()
-        return held
-
     def leave_alone(self, tenant: TenantId, now: float, *, long: bool = False) -> float:
         """Drops a tenant that failed; the seconds until it is tried again: twice as long each time, up to a minute."""
         self.drop(tenant)

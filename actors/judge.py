@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from actors.rules import RuleLibrary, RuleSetMissing
+import structlog
+
+from actors.rules import RuleLibrary
+from actors.snapshot_pace import Gently, SnapshotPace, uncollected
 from detect.batch import BatchOutput
 from detect.record import TenantId
+from detect.snapshot_capture import CapturedState
 from detect.tenant import TenantDetector
 from models.ewma import EwmaModel
 from store.detections import load_state, write_output
 from store.journal import JournalRow, read_journal
-from store.postgres import Pool, detector_transaction
+from store.postgres import Pool, StorageUnavailable, detector_transaction
+from store.pruning import JournalPruned, read_unpruned
+from store.shards import Fenced
 from store.snapshots import REPLAY_HORIZON, Snapshot, store_snapshot
+
+logger = structlog.get_logger("detector")
 
 
 class SnapshotUnusable(RuntimeError):
@@ -27,13 +36,15 @@ class SnapshotUnusable(RuntimeError):
 class TurnLimits:
     """What one turn of a tenant may take: journal rows, bytes of payload, and records (at least one row).
 
-    `replay_horizon` is how far back snapshots are kept for replays.
+    `replay_horizon` is how far back snapshots are kept for replays; one that takes `dear_snapshot_s` of processor time
+    is made beside the judging.
     """
 
     rows: int
     bytes: int
     records: int
     replay_horizon: timedelta = REPLAY_HORIZON
+    dear_snapshot_s: float = 0.1
 
 
 @dataclass(slots=True)
@@ -53,17 +64,19 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """What some consecutive batches came to, to be stored by one transaction."""
+    """What some consecutive batches came to, to be stored by one transaction.
+
+    `snapshot` goes with it; `captured` is packed and stored afterwards, while judging goes on.
+    """
 
     outputs: list[BatchOutput]
     received: dict[int, datetime]
-    snapshot: Snapshot | None
+    snapshot: Snapshot | None = None
+    captured: CapturedState | None = None
 
 
 # A turn ends then, so that the other tenants have theirs.
 _COMMITS_A_TURN = 4
-# What a restart may have to judge again: some five seconds of work, however fast it came.
-_RECORDS_TO_REPLAY = 30_000
 
 
 class TenantJudge:
@@ -75,14 +88,14 @@ class TenantJudge:
         self._library = library
         self._limits = limits
         self._detector: TenantDetector | None = None
-        self._since_snapshot = 0
-        self._records_since = 0
-        self._snapshot_at = 0.0
+        self._pace = SnapshotPace(dear_s=limits.dear_snapshot_s)
+        self._packing: asyncio.Task[None] | None = None
         self.last_received: datetime | None = None
 
     async def turn(self, shard: int, epoch: int, snapshot_due: Callable[[int, float], bool], now: float) -> Turn:
         """Judges the next batches and commits the judgement under the epoch. Raises Fenced, StorageUnavailable."""
         detector = self._detector or await self._restore(now)
+        self._end_packing()
         turn = Turn()
         committing: asyncio.Task[None] | None = None
         try:
@@ -107,23 +120,46 @@ class TenantJudge:
         self, detector: TenantDetector, rows: list[JournalRow], snapshot_due: Callable[[int, float], bool], now: float
     ) -> _Judged:
         """Judges in a thread, so that what was judged before is stored meanwhile."""
+        seconds, outputs = await self._observed(detector, rows)
+        self.last_received = rows[-1].received
+        judged = _Judged(outputs, {row.seq: row.received for row in rows})
+        pace = self._pace
+        pace.judged(len(rows), seconds)
+        if self._packing is not None or not pace.due(snapshot_due(pace.batches, now - pace.at)):
+            return judged
+        pace.restart(now)
+        if pace.dear:
+            return replace(judged, captured=await asyncio.to_thread(_captured, detector))
+        return replace(judged, snapshot=await self._snapshot(detector.capture, rows[-1].received))
+
+    async def _observed(self, detector: TenantDetector, rows: list[JournalRow]) -> tuple[float, list[BatchOutput]]:
+        """What the rows come to, and the seconds of processor time that judging them took."""
         batches = [row.batch() for row in rows]
         for batch in batches:
             await self._library.load_for(batch)
-        outputs = await asyncio.to_thread(lambda: [detector.observe(batch) for batch in batches])
-        self.last_received = rows[-1].received
-        self._since_snapshot += len(rows)
-        self._records_since += sum(row.records for row in rows)
-        snapshot = None
-        due = snapshot_due(self._since_snapshot, now - self._snapshot_at)
-        if due or self._records_since >= _RECORDS_TO_REPLAY:
-            state = await asyncio.to_thread(detector.snapshot)
-            snapshot = Snapshot(detector.seq, TenantDetector.FORMAT, state, self.last_received)
-            self._restart_count(now)
-        return _Judged(outputs, {row.seq: row.received for row in rows}, snapshot)
 
-    def _restart_count(self, now: float) -> None:
-        self._since_snapshot, self._records_since, self._snapshot_at = 0, 0, now
+        def observe() -> tuple[float, list[BatchOutput]]:
+            began = time.thread_time()
+            outputs = [detector.observe(batch) for batch in batches]
+            return time.thread_time() - began, outputs
+
+        return await asyncio.to_thread(observe)
+
+    async def _snapshot(
+        self, capture: Callable[[], CapturedState], received: datetime, *, gently: bool = False
+    ) -> Snapshot:
+        """A snapshot made in a thread; what it takes is what the next one is expected to take."""
+
+        def pack() -> tuple[float, Snapshot]:
+            began = time.thread_time()
+            between = (Gently(),) if gently else ()
+            with uncollected():
+                captured = capture()
+                snapshot = Snapshot(captured.seq, TenantDetector.FORMAT, captured.pack(*between), received)
+            return time.thread_time() - began, snapshot
+
+        self._pace.cost_s, snapshot = await asyncio.to_thread(pack)
+        return snapshot
 
     async def _commit(self, judged: _Judged, shard: int, epoch: int) -> None:
         await write_output(
@@ -136,18 +172,39 @@ class TenantJudge:
             snapshot=judged.snapshot,
             replay_horizon=self._limits.replay_horizon,
         )
+        if judged.captured is not None:
+            received = judged.received[judged.captured.seq]
+            self._packing = asyncio.create_task(self._pack(judged.captured, received, shard, epoch))
+
+    async def _pack(self, captured: CapturedState, received: datetime, shard: int, epoch: int) -> None:
+        """Stores a dear snapshot beside the judging. Without it a restart begins at the one before."""
+        try:
+            await self._store(await self._snapshot(lambda: captured, received, gently=True), shard, epoch)
+        except (Fenced, StorageUnavailable) as error:
+            logger.warning("a snapshot was not stored", tenant=str(self.tenant), seq=captured.seq, error=str(error))
+
+    def _end_packing(self) -> None:
+        """Forgets a packing that has ended; raises what it should not have ended with."""
+        packing = self._packing
+        if packing is not None and packing.done():
+            self._packing = None
+            packing.result()
+
+    async def _store(self, snapshot: Snapshot, shard: int, epoch: int) -> bool:
+        horizon = self._limits.replay_horizon
+        return await store_snapshot(
+            self._pool, self.tenant, shard=shard, epoch=epoch, snapshot=snapshot, horizon=horizon
+        )
 
     async def keep(self, shard: int, epoch: int) -> bool:
         """Stores a snapshot of what was judged since the last one, before this state is let go. Raises Fenced."""
+        if self._packing is not None:
+            await self._packing
         detector = self._detector
-        if detector is None or not self._since_snapshot or self.last_received is None:
+        if detector is None or not self._pace.batches or self.last_received is None:
             return False
-        snapshot = Snapshot(detector.seq, TenantDetector.FORMAT, detector.snapshot(), self.last_received)
-        horizon = self._limits.replay_horizon
-        stored = await store_snapshot(
-            self._pool, self.tenant, shard=shard, epoch=epoch, snapshot=snapshot, horizon=horizon
-        )
-        self._since_snapshot = 0
+        stored = await self._store(await self._snapshot(detector.capture, self.last_received), shard, epoch)
+        self._pace.batches = 0
         return stored
 
     async def _restore(self, now: float) -> TenantDetector:
@@ -155,37 +212,36 @@ class TenantJudge:
         async with detector_transaction(self._pool, self.tenant) as transaction:
             stored = await load_state(transaction)
         detector = TenantDetector(self.tenant, self._library.resolve, EwmaModel, matcher=self._library.matcher)
+        self._pace.restart(now)
         if stored.snapshot is not None:
             await self._restore_snapshot(detector, stored.snapshot)
         while detector.seq < stored.mark:
-            rows = await self._read(detector.seq)
-            if not rows or rows[0].seq != detector.seq + 1:
-                lacking = f"the journal lacks batch {detector.seq + 1} that the replay needs"
-                raise SnapshotUnusable(f"{lacking}: it was pruned, so a later snapshot or a backup must be used")
-            for row in rows:
-                if row.seq <= stored.mark:
-                    await self._observe(detector, row)
+            rows = [row for row in await self._read_again(detector.seq) if row.seq <= stored.mark]
+            seconds, _ = await self._observed(detector, rows)
+            self._pace.judged(0, seconds)
         self._detector = detector
-        self._restart_count(now)
         return detector
 
     async def _restore_snapshot(self, detector: TenantDetector, snapshot: Snapshot) -> None:
         if snapshot.format > TenantDetector.FORMAT:
             raise SnapshotUnusable(f"the snapshot has format {snapshot.format}: run the version that wrote it")
+        self._pace.cost_s = await self._library.restore(detector, snapshot.state)
+
+    async def _read_again(self, after: int) -> list[JournalRow]:
         try:
-            detector.restore(snapshot.state)
-        except RuleSetMissing as missing:
-            await self._library.load(missing.digest)
-            detector.restore(snapshot.state)
+            async with detector_transaction(self._pool, self.tenant) as transaction:
+                return await read_unpruned(transaction, after, self._limits.rows, self._limits.bytes)
+        except JournalPruned as error:
+            raise SnapshotUnusable(f"the journal lacks what the replay needs: {error}") from error
 
     async def _read(self, after: int) -> list[JournalRow]:
         async with detector_transaction(self._pool, self.tenant) as transaction:
             return await read_journal(transaction, after, self._limits.rows, self._limits.bytes)
 
-    async def _observe(self, detector: TenantDetector, row: JournalRow) -> BatchOutput:
-        batch = row.batch()
-        await self._library.load_for(batch)
-        return detector.observe(batch)
+
+def _captured(detector: TenantDetector) -> CapturedState:
+    with uncollected():
+        return detector.capture()
 
 
 def _cut(rows: list[JournalRow], records: int) -> list[list[JournalRow]]:

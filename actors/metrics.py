@@ -89,7 +89,10 @@ METRICS: dict[str, MetricSpec] = {
         "counter", "requests", "Requests to the doors beside OTLP, by HTTP status.", ("door", "status")
     ),
     "ingest_door_records": MetricSpec(
-        "counter", "records", "Log records made durable, by the door they came in.", ("door",)
+        "counter",
+        "records",
+        "Log records made durable, by door: otlp_http, signed, otlp_grpc, ndjson, bulk or syslog.",
+        ("door",),
     ),
     "ingest_door_rejected_records": MetricSpec(
         "counter", "records", "Lines, documents and messages that can never be stored, by reason.", ("door", "reason")

@@ -15,13 +15,14 @@ from typing import Any
 from uuid import UUID
 
 from actors.replay_difference import ReplayDifference, Replayed
-from actors.rules import RuleLibrary, RuleSetMissing
+from actors.rules import RuleLibrary
 from detect.record import TenantId
 from detect.sigma import RuleSet, load_rule_set
 from detect.tenant import TenantDetector
 from models.ewma import EwmaModel
-from store.journal import JournalRow, read_journal
+from store.journal import JournalRow
 from store.postgres import Pool, StorageUnavailable, connect_pool
+from store.pruning import JournalPruned, read_unpruned
 from store.replay import (
     ReplayRunning,
     one_replay,
@@ -117,24 +118,17 @@ class _Replay:
         if snapshot is None:
             return detector
         try:
-            try:
-                detector.restore(snapshot.state)
-            except RuleSetMissing as missing:
-                await library.load(missing.digest)
-                detector.restore(snapshot.state)
+            await library.restore(detector, snapshot.state)
         except (ValueError, LookupError) as error:
             raise ReplayRefused(409, f"the snapshot at {snapshot.seq} cannot be used: {error}") from error
         return detector
 
     async def _read(self, after: int, last: int) -> list[JournalRow]:
-        async with read_only_transaction(self._pool, self._tenant) as tx:
-            rows = await read_journal(tx, after, self._request.rows, self._request.bytes)
-        if not rows or rows[0].seq != after + 1:
-            raise ReplayRefused(
-                409,
-                f"batch {after + 1} has been pruned from the journal, and no earlier snapshot is kept: "
-                "begin at a later seq, or restore a backup beside",
-            )
+        try:
+            async with read_only_transaction(self._pool, self._tenant) as tx:
+                rows = await read_unpruned(tx, after, self._request.rows, self._request.bytes)
+        except JournalPruned as error:
+            raise ReplayRefused(409, f"no snapshot is kept from which to replay: {error}") from error
         return [row for row in rows if row.seq <= last]
 
     async def _compare(self, said: Replayed, last: int, watermark_ns: int) -> ReplayDifference:

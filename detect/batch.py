@@ -8,7 +8,7 @@ import msgspec
 
 from detect.event import DetectionEvent
 from detect.incident import IncidentChange
-from detect.record import EntityKind, LogRecord, Nanoseconds, NormalizedRecord
+from detect.record import EntityKind, Nanoseconds, NormalizedRecord
 
 BatchKind = Literal["otlp_protobuf", "otlp_json", "control"]
 Stage = Literal["decode", "normalize", "sigma", "correlation", "rollup", "anomaly", "group"]
@@ -83,7 +83,6 @@ __all__ = [
     "Batch",
     "BatchKind",
     "BatchOutput",
-    "LogRecord",
     "Poison",
     "RetryOutcome",
     "Rollup",

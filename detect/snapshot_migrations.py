@@ -5,17 +5,61 @@ tests/unit/tenant/stored_snapshots holds a snapshot of every format, made by the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from detect.snapshot_evidence import share_evidence
+from detect.event import Evidence
+from detect.record import RecordRef
+from detect.snapshot_evidence import evidence_columns, in_journal_order
 
 Content = dict[str, Any]
+
+_EVIDENCE = 4  # its place in a contribution (detect/sigma/correlation.py)
 
 
 def _to_2(content: Content) -> Content:
     """Format 1 kept evidence in every contribution of a correlation, and once more in a table of the windows."""
-    return share_evidence(content)
+    sigma, windows = content["sigma"], content["windows"]
+    cited = [_window_evidence(row) for row in windows["evidence"]]
+    held = set(cited)
+    if sigma is not None:
+        held |= {_correlation_evidence(entry) for entry in _entries(sigma)}
+    ordered = in_journal_order(held)
+    numbers = {evidence: number for number, evidence in enumerate(ordered)}
+    changed = {"windows": windows | {"evidence": [numbers[evidence] for evidence in cited]}}
+    if sigma is not None:
+        changed["sigma"] = _numbered(sigma, numbers)
+    return content | changed | {"evidence": evidence_columns(ordered)}
+
+
+def _entries(sigma: Content) -> Iterator[list[Any]]:
+    for state in sigma["correlations"].values():
+        for *_, contributions in state["groups"]:
+            for item in contributions:
+                yield from item[_EVIDENCE]
+
+
+def _numbered(sigma: Content, numbers: Mapping[Evidence, int]) -> Content:
+    def changed(item: list[Any]) -> list[Any]:
+        cited = [numbers[_correlation_evidence(entry)] for entry in item[_EVIDENCE]]
+        return [*item[:_EVIDENCE], cited, *item[_EVIDENCE + 1 :]]
+
+    return sigma | {
+        "correlations": {
+            rule: state | {"groups": [[*head, [changed(item) for item in items]] for *head, items in state["groups"]]}
+            for rule, state in sigma["correlations"].items()
+        }
+    }
+
+
+def _window_evidence(row: list[Any]) -> Evidence:
+    seq, position, digest, time_ns, message = row
+    return Evidence(RecordRef(seq, position), digest, time_ns, message)
+
+
+def _correlation_evidence(row: list[Any]) -> Evidence:
+    ref, digest, time_ns, message = row
+    return Evidence(RecordRef.parse(ref), digest, time_ns, message)
 
 
 # Format -> how its content becomes that of the next format.

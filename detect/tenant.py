@@ -27,8 +27,9 @@ from detect.retry import RetryControl
 from detect.rollup import MINUTE_NS, ClosedWindow, EntityWindows, RollupSettings
 from detect.sigma import RuleMatcher, RuleSet, SigmaDetector, SigmaRule
 from detect.sigma.compiled import CompiledMatcher
-from detect.snapshot import FORMAT, pack_snapshot, unpack_snapshot
-from detect.snapshot_evidence import share_evidence, spread_evidence
+from detect.snapshot import FORMAT, unpack_snapshot
+from detect.snapshot_capture import CapturedState
+from detect.snapshot_evidence import read_columns
 from detect.tally import BatchTally
 
 
@@ -141,18 +142,25 @@ class TenantDetector:
 
     def snapshot(self) -> bytes:
         """The whole state: the same journal gives the same bytes. `restore` reads it, pack_snapshot says the form."""
-        content = {
-            "tenant": self._tenant.bytes,
-            "seq": self.seq,
-            "latest_ns": self._latest_ns,
-            "settings": msgspec.to_builtins(self._settings),
-            "rules": None if self._sigma is None else self._sigma.rules.digest,
-            "sigma": None if self._sigma is None else self._sigma.snapshot(),
-            "windows": self._windows.snapshot(),
-            "anomaly": self._anomaly.snapshot(),
-            "grouper": self._grouper.snapshot(),
-        }
-        return pack_snapshot(self.FORMAT, share_evidence(content))
+        return self.capture().pack()
+
+    def capture(self) -> CapturedState:
+        """The state as it is now, in a fraction of a snapshot's time: pack it while the detector goes on."""
+        return CapturedState(
+            self.seq,
+            {
+                "tenant": self._tenant.bytes,
+                "seq": self.seq,
+                "latest_ns": self._latest_ns,
+                "settings": msgspec.to_builtins(self._settings),
+                "rules": None if self._sigma is None else self._sigma.rules.digest,
+                "sigma": None,
+                "windows": self._windows.snapshot(),
+                "anomaly": self._anomaly.snapshot(),
+                "grouper": self._grouper.snapshot(),
+            },
+            None if self._sigma is None else self._sigma.capture(),
+        )
 
     def restore(self, state: bytes) -> None:
         """Goes on from a snapshot, with the settings and rules in force then.
@@ -160,7 +168,8 @@ class TenantDetector:
         ValueError for another tenant's snapshot, another format, damage, or a model that `new_model` does not make;
         whatever `resolve_rules` raises when the rules then in force are gone. The detector must then be thrown away.
         """
-        content = spread_evidence(unpack_snapshot(self.FORMAT, state))
+        content = unpack_snapshot(self.FORMAT, state)
+        evidence = read_columns(content["evidence"])
         tenant = TenantId(UUID(bytes=content["tenant"]))
         if tenant != self._tenant:
             raise ValueError(f"this snapshot is of tenant {tenant}, not of {self._tenant}")
@@ -168,8 +177,9 @@ class TenantDetector:
         self._latest_ns = content["latest_ns"]
         if content["rules"] is not None:
             self._sigma = SigmaDetector(self._tenant, self._resolve_rules(content["rules"]), self._matcher)
-            self._sigma.restore(content["sigma"])
-        self._windows.restore(content["windows"])
+            self._sigma.restore(content["sigma"], evidence)
+        windows = content["windows"]
+        self._windows.restore(windows | {"evidence": [evidence[number] for number in windows["evidence"]]})
         self._anomaly.restore(content["anomaly"])
         self._grouper.restore(content["grouper"])
         self.seq = content["seq"]

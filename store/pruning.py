@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 from detect.batch import RollupSpan
 from detect.record import TenantId
+from store.journal import JournalRow, read_journal
 from store.postgres import Pool, TenantTransaction, tenant_transaction
 from store.queries import sql
 
@@ -77,6 +78,16 @@ async def require_unpruned(tx: TenantTransaction, first_seq: int) -> None:
     pruned = await pruned_journal(tx)
     if first_seq < pruned.before_seq:
         raise JournalPruned(first_seq, pruned.before_seq)
+
+
+async def read_unpruned(tx: TenantTransaction, after: int, limit: int, max_bytes: int) -> list[JournalRow]:
+    """Batches from `after` + 1 on without a gap, as read_journal bounds them; JournalPruned when that one is gone."""
+    rows = await read_journal(tx, after, limit, max_bytes)
+    whole = [row for place, row in enumerate(rows, start=after + 1) if row.seq == place]
+    if not whole:
+        await require_unpruned(tx, after + 1)
+        raise JournalPruned(after + 1, rows[0].seq if rows else after + 2)
+    return whole
 
 
 async def prune_raw_logs(

@@ -29,17 +29,6 @@ class Snapshot:
     received: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class SnapshotRow:
-    """A stored snapshot without its state."""
-
-    seq: int
-    format: int
-    bytes: int
-    received: datetime | None
-    taken_at: datetime
-
-
 async def newest_snapshot(tx: TenantTransaction) -> Snapshot | None:
     """The one to start from."""
     return _snapshot(await tx.connection.fetchrow(sql("snapshot_read")))
@@ -48,11 +37,6 @@ async def newest_snapshot(tx: TenantTransaction) -> Snapshot | None:
 async def snapshot_at(tx: TenantTransaction, seq: int) -> Snapshot | None:
     """The newest at or before a seq."""
     return _snapshot(await tx.connection.fetchrow(sql("snapshot_at"), seq))
-
-
-async def list_snapshots(tx: TenantTransaction) -> list[SnapshotRow]:
-    """All of the tenant's, oldest first."""
-    return [SnapshotRow(**row) for row in await tx.connection.fetch(sql("snapshot_list"))]
 
 
 async def keep_snapshot(
@@ -68,15 +52,15 @@ async def keep_snapshot(
 async def store_snapshot(
     pool: Pool, tenant: TenantId, *, shard: int, epoch: int, snapshot: Snapshot, horizon: timedelta = REPLAY_HORIZON
 ) -> bool:
-    """Stores a snapshot by itself, before a detector lets go of a tenant. `pool` is of the detector role.
+    """Stores a snapshot by itself, of the newest batch judged or one before it. `pool` is of the detector role.
 
-    False when the mark is elsewhere: somebody else has judged since. Raises Fenced, StorageUnavailable.
+    False when the mark is not that far: it was judged, but not stored. Raises Fenced, StorageUnavailable.
     """
     async with detector_transaction(pool, tenant) as tx:
         mark = await tx.connection.fetchval(sql("mark_lock"))
         await tx.connection.execute(sql("become_writer"))
         await require_epoch(tx, shard, epoch)
-        if mark != snapshot.seq:
+        if (mark or 0) < snapshot.seq:
             return False
         await tx.connection.execute(sql("become_app"))
         await keep_snapshot(tx, snapshot, epoch, horizon)

@@ -132,20 +132,20 @@ class EntityWindows:
         return taken
 
     def snapshot(self) -> dict[str, Any]:
-        """The state between two batches, as msgpack can hold it."""
+        """The state between two batches, as msgpack can hold it; `evidence` is what the windows cite by place."""
         table = EvidenceTable()
         spans = {
             span: [
-                [start, [[*entity, window.snapshot(table)] for entity, window in sorted(windows.items())]]
+                [start, [(*entity, windows[entity].snapshot(table)) for entity in sorted(windows)]]
                 for start, windows in sorted(self._open[span].items())
             ]
             for span in _SPANS
         }
         known = [
-            [kind, [[name, {d: pack_hashes(h) for d, h in values.items()}] for name, values in entities.items()]]
+            [kind, [(name, {d: pack_hashes(h) for d, h in values.items()}) for name, values in entities.items()]]
             for kind, entities in sorted(self._known.items())
         ]
-        return {"closed_until": self._closed_until, "spans": spans, "known": known, "evidence": table.rows}
+        return {"closed_until": self._closed_until, "spans": spans, "known": known, "evidence": table.evidence}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes on from a snapshot."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from detect.event import Evidence
@@ -138,11 +139,11 @@ class WindowCounts:
 
     def snapshot(self, table: EvidenceTable) -> list[Any]:
         """The state as msgpack can hold it; evidence goes into the table once, however many windows cite it."""
-        tallies = sorted(self.tallies.items(), key=_counters)
+        place, tallies, distinct = table.place, self.tallies, self.distinct
         return [
-            table.place(self.first),
-            [[counters, tally.count, table.place(tally.latest)] for counters, tally in tallies],
-            {dimension: sketch.snapshot() for dimension, sketch in sorted(self.distinct.items())},
+            place(self.first),
+            [(counters, tallies[counters].count, place(tallies[counters].latest)) for counters in sorted(tallies)],
+            {dimension: distinct[dimension].snapshot() for dimension in sorted(distinct)},
             dict(sorted(self.fresh.items())),
             self.bytes_sent,
         ]
@@ -159,30 +160,23 @@ class WindowCounts:
         return window
 
 
-def _counters(item: tuple[tuple[str, ...], Tally]) -> tuple[str, ...]:
-    return item[0]
-
-
 class EvidenceTable:
     """The evidence that windows cite, each record once."""
 
     def __init__(self) -> None:
         self._places: dict[RecordRef, int] = {}
-        self.rows: list[list[Any]] = []
+        self.evidence: list[Evidence] = []
 
     def place(self, mark: RecordMark) -> int:
-        """The row of the mark's evidence."""
-        evidence = mark.evidence()
-        place = self._places.get(evidence.ref)
+        """The place of the mark's evidence."""
+        ref = mark.order[1]
+        place = self._places.get(ref)
         if place is None:
-            place = self._places[evidence.ref] = len(self.rows)
-            self.rows.append([*evidence.ref, evidence.digest, evidence.time_ns, evidence.message])
+            place = self._places[ref] = len(self.evidence)
+            self.evidence.append(mark.evidence())
         return place
 
     @staticmethod
-    def marks(rows: list[list[Any]]) -> list[RecordMark]:
-        """A mark for each row of a snapshot."""
-        return [
-            RecordMark(None, Evidence(RecordRef(seq, position), digest, time_ns, message))
-            for seq, position, digest, time_ns, message in rows
-        ]
+    def marks(evidence: Iterable[Evidence]) -> list[RecordMark]:
+        """A mark for each, in their order."""
+        return [RecordMark(None, cited) for cited in evidence]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from detect.sigma.compiled import CompiledMatcher
 from detect.sigma.detector import SigmaDetector
-from detect.sigma.load import load_rule_set
+from detect.sigma.load import load_rule_set, source_digest
 from detect.sigma.match import RuleFault, RuleMatch, RuleMatcher
 from detect.sigma.naive import NaiveMatcher
 from detect.sigma.pack import BadPack, pack_bytes, starter_pack, unpack
@@ -24,6 +24,7 @@ __all__ = [
     "SigmaRule",
     "load_rule_set",
     "pack_bytes",
+    "source_digest",
     "starter_pack",
     "unpack",
 ]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -208,40 +209,108 @@ class CorrelationState:
 
     def snapshot(self) -> dict[str, Any]:
         """The state as plain JSON values, groups from the least recently touched on."""
-        return {
+        return self.capture().written(None)
+
+    def capture(self) -> CapturedCorrelation:
+        """The state as it is now, for writing out while matches go on."""
+        header = {
             "fingerprint": self.fingerprint,
             "evicted": self.evicted,
             "late": self.late,
             "sweep_ns": self._sweep_ns,
-            "groups": [
-                [list(key), group.fired_ns, group.touched_ns, [_dump(item) for item in group.contributions]]
-                for key, group in self._groups.items()
-            ],
         }
+        groups = [
+            (key, group.fired_ns, group.touched_ns, group.contributions.copy()) for key, group in self._groups.items()
+        ]
+        return CapturedCorrelation(header, groups)
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """The inverse of snapshot; raises ValueError, KeyError or TypeError for anything else."""
+    def restore(self, state: dict[str, Any], reader: ContributionReader | None = None) -> None:
+        """The inverse of snapshot; raises ValueError, KeyError, IndexError or TypeError for anything else."""
+        read = (reader or ContributionReader()).read
         groups: OrderedDict[tuple[str, ...], Group] = OrderedDict()
         for key, fired_ns, touched_ns, contributions in state["groups"]:
-            groups[tuple(map(str, key))] = Group([_load(item) for item in contributions], fired_ns, touched_ns)
+            groups[tuple(map(str, key))] = Group([read(item) for item in contributions], fired_ns, touched_ns)
         self._groups = groups
         self._held = sum(len(group.contributions) for group in groups.values())
         self.evicted, self.late = int(state["evicted"]), int(state["late"])
         self._sweep_ns = int(state["sweep_ns"])
 
 
-def _dump(item: Contribution) -> list[Any]:
-    evidence = [[str(entry.ref), entry.digest, entry.time_ns, entry.message] for entry in item.evidence]
-    return [item.time_ns, str(item.ref), item.source, item.value, evidence, [list(entity) for entity in item.entities]]
+class CapturedCorrelation(NamedTuple):
+    """A correlation as it was: what changes is copied, what does not is shared."""
+
+    header: dict[str, Any]
+    groups: list[tuple[tuple[str, ...], Nanoseconds | None, Nanoseconds, list[Contribution]]]
+
+    def evidence(self) -> Iterator[tuple[Evidence, ...]]:
+        """What the contributions cite, contribution by contribution."""
+        for *_, contributions in self.groups:
+            for item in contributions:
+                yield item.evidence
+
+    def written(self, writer: ContributionWriter | None) -> dict[str, Any]:
+        """Plain JSON values. A writer writes evidence as its number in a table; without one it is written out."""
+        write = _written_out if writer is None else writer.write
+        return self.header | {
+            "groups": [(key, fired_ns, touched_ns, write(items)) for key, fired_ns, touched_ns, items in self.groups]
+        }
 
 
-def _load(item: list[Any]) -> Contribution:
-    time_ns, ref, source, value, evidence, entities = item
-    return Contribution(
-        time_ns,
-        RecordRef.parse(ref),
-        source,
-        value,
-        tuple(Evidence(RecordRef.parse(place), digest, at_ns, message) for place, digest, at_ns, message in evidence),
-        tuple(Entity(*entity) for entity in entities),
-    )
+def _written_out(items: list[Contribution]) -> list[Any]:
+    return [
+        [
+            *(item.time_ns, str(item.ref), item.source, item.value),
+            [[str(entry.ref), entry.digest, entry.time_ns, entry.message] for entry in item.evidence],
+            item.entities,
+        ]
+        for item in items
+    ]
+
+
+class ContributionWriter:
+    """Writes the contributions of all correlations for one snapshot, evidence by its number.
+
+    Several correlations hold the same match, and the very same objects in it: what is equal is written out once.
+    """
+
+    def __init__(self, numbers: Mapping[Evidence, int]) -> None:
+        self._numbers = numbers
+        self._written: dict[int, tuple[RecordRef, str, list[int]]] = {}
+
+    def write(self, items: list[Contribution]) -> list[Any]:
+        """The contributions in the form that ContributionReader reads."""
+        numbers, written = self._numbers, self._written
+        rows = []
+        for time_ns, ref, source, value, evidence, entities in items:
+            known = written.get(id(evidence))
+            if known is None or known[0] is not ref:
+                known = written[id(evidence)] = (ref, str(ref), [numbers[entry] for entry in evidence])
+            rows.append((time_ns, known[1], source, value, known[2], entities))
+        return rows
+
+
+class ContributionReader:
+    """Reads the contributions of all correlations in a snapshot; with `evidence`, those that cite it by number.
+
+    Several correlations hold the same match: what is equal in them is made once.
+    """
+
+    def __init__(self, evidence: Sequence[Evidence] | None = None) -> None:
+        self._evidence = evidence
+        self._read: dict[str, tuple[list[Any], RecordRef, tuple[Evidence, ...], tuple[Entity, ...]]] = {}
+
+    def read(self, item: Sequence[Any]) -> Contribution:
+        """The contribution that was written so."""
+        time_ns, text, source, value, *rest = item
+        known = self._read.get(text)
+        if known is None or known[0] != rest:
+            cited, rows = rest
+            entities = tuple([Entity(*row) for row in rows])
+            known = self._read[text] = (rest, RecordRef.parse(text), self._cited(cited), entities)
+        return Contribution(time_ns, known[1], source, value, known[2], known[3])
+
+    def _cited(self, cited: list[Any]) -> tuple[Evidence, ...]:
+        evidence = self._evidence
+        if evidence is None:
+            return tuple(Evidence(RecordRef.parse(place), *entry) for place, *entry in cited)
+        return tuple([evidence[number] for number in cited])

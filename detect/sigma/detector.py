@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from detect.batch import Poison
-from detect.event import DetectionEvent
+from detect.event import DetectionEvent, Evidence
 from detect.positions import ranges_text
 from detect.record import NormalizedRecord, TenantId
 from detect.sigma.compiled import CompiledMatcher
-from detect.sigma.correlation import CorrelationState, Signal
+from detect.sigma.correlation import (
+    CapturedCorrelation,
+    ContributionReader,
+    ContributionWriter,
+    CorrelationState,
+    Signal,
+)
 from detect.sigma.event import correlation_event, evidence_of, merged_entities, merged_evidence, rule_event
 from detect.sigma.match import RuleMatcher
 from detect.sigma.rule import RuleSet, SigmaRule
@@ -125,27 +131,30 @@ class SigmaDetector:
 
     def snapshot(self) -> dict[str, Any]:
         """All state as plain JSON values."""
-        return {
-            "version": SNAPSHOT_VERSION,
-            "watermark_ns": self._watermark_ns,
-            "correlations": {rule_id: state.snapshot() for rule_id, state in self._states.items()},
-        }
+        state: dict[str, Any] = self.capture().written(None)
+        return state
 
-    def restore(self, state: object) -> None:
-        """Take over a snapshot. State of correlations that are gone or have changed is left out.
+    def capture(self) -> CapturedSigma:
+        """The state as it is now, for writing out while records go on."""
+        header = {"version": SNAPSHOT_VERSION, "watermark_ns": self._watermark_ns}
+        return CapturedSigma(header, {rule_id: state.capture() for rule_id, state in self._states.items()})
+
+    def restore(self, state: object, evidence: Sequence[Evidence] | None = None) -> None:
+        """Take over a snapshot, with the evidence by number where it was made so. State of correlations that are gone
+        or have changed is left out.
 
         Raises ValueError when it is no snapshot of this version; then nothing has changed.
         """
         if not isinstance(state, dict) or state.get("version") != SNAPSHOT_VERSION:
             raise ValueError("not a snapshot of the Sigma detector in a version that this program reads")
-        states = self._fresh_states(self._rules)
+        states, reader = self._fresh_states(self._rules), ContributionReader(evidence)
         try:
             for rule_id, saved in state["correlations"].items():
                 fresh = states.get(rule_id)
                 if fresh is not None and fresh.fingerprint == saved["fingerprint"]:
-                    fresh.restore(saved)
+                    fresh.restore(saved, reader)
             watermark_ns = int(state["watermark_ns"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"the snapshot of the Sigma detector is damaged: {error}") from error
         self._watermark_ns = watermark_ns
         self._adopt(states)
@@ -171,6 +180,28 @@ class SigmaDetector:
         for state in states.values():
             for source in state.correlation.sources:
                 self._fed_by.setdefault(source, []).append(state)
+
+
+class CapturedSigma(NamedTuple):
+    """All correlations as they were."""
+
+    header: dict[str, Any]
+    correlations: dict[str, CapturedCorrelation]
+
+    def evidence(self) -> Collection[tuple[Evidence, ...]]:
+        """What the correlations cite; what several of them hold of one match is given once."""
+        return {id(cited): cited for held in self.correlations.values() for cited in held.evidence()}.values()
+
+    def written(self, numbers: Mapping[Evidence, int] | None, between: Callable[[], None] | None = None) -> Any:
+        """Plain JSON values; with `numbers`, evidence stands as its number. `between` is called after each
+        correlation."""
+        writer = None if numbers is None else ContributionWriter(numbers)
+        correlations = {}
+        for rule_id, held in self.correlations.items():
+            correlations[rule_id] = held.written(writer)
+            if between is not None:
+                between()
+        return self.header | {"correlations": correlations}
 
 
 def _fingerprints(rules: RuleSet) -> dict[str, str]:

@@ -23,6 +23,3 @@ SELECT seq, format, state FROM detector_snapshots ORDER BY seq DESC LIMIT 1;
 -- name: snapshot_at
 -- The nearest at or before a seq.
 SELECT seq, format, state FROM detector_snapshots WHERE seq <= $1 ORDER BY seq DESC LIMIT 1;
-
--- name: snapshot_list
-SELECT seq, format, octet_length(state) AS bytes, received, taken_at FROM detector_snapshots ORDER BY seq;

@@ -146,6 +146,33 @@ async def test_a_worker_that_dies_again_and_again_judges_as_one_that_does_not(da
         assert actual[table] == rows, table
 
 
+async def test_a_snapshot_made_beside_the_judging_is_one_to_go_on_from(database: Database) -> None:
+    calm, restless = await new_tenant(database), await new_tenant(database)
+    superuser = await database.superuser()
+
+    async def snapshot() -> int:
+        newest = "SELECT coalesce(max(seq), 0) FROM detector_snapshots WHERE tenant_id = $1"
+        return int(await superuser.fetchval(newest, restless))
+
+    await append(database, calm, BATCHES)
+    async with working(database, plan()):
+        await judged(database, calm, len(BATCHES) + 1)
+    aside = plan(snapshot_every_batches=1, dear_snapshot_s=0.0)
+    for first in range(0, len(BATCHES), 10):
+        before = await snapshot()
+        async with working(database, aside):
+            await append(database, restless, BATCHES[first : first + 10], first=first)
+            await judged(database, restless, first + 11)
+
+            async def newer(before: int = before) -> bool:
+                return await snapshot() > before
+
+            await until(newer)
+    expected, actual = await verdict(database, calm), await verdict(database, restless)
+    for table, rows in expected.items():
+        assert rows and actual[table] == rows, table
+
+
 async def test_a_cancelled_worker_leaves_nothing_half_written(database: Database) -> None:
     tenant = await new_tenant(database)
     await append(database, tenant, BATCHES)

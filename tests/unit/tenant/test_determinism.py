@@ -48,7 +48,7 @@ steps = st.lists(st.one_of(log_step, log_step, control_step), min_size=1, max_si
 
 
 @given(steps=steps, cut=st.integers(min_value=0, max_value=12))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_run_that_was_cut_and_restored_equals_the_uninterrupted_one(
     bench: Any, journal: Any, steps: list[Any], cut: int
 ) -> None:

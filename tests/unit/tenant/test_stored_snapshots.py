@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from detect.snapshot import FORMAT, UnknownSnapshotFormat, pack_snapshot, snapshot_format, unpack_snapshot
-from detect.snapshot_evidence import share_evidence, spread_evidence
+from detect.snapshot_evidence import evidence_columns, in_journal_order, read_columns
 from detect.snapshot_migrations import MIGRATIONS
 from tests.unit.tenant.stored_snapshots.story import MIDDLE, detector, journal, said
 
@@ -54,11 +54,24 @@ def test_content_that_no_migration_understands_is_refused_with_the_reason() -> N
         detector().restore(pack_snapshot(1, {"sigma": None}))
 
 
-def test_sharing_evidence_loses_nothing_and_is_smaller() -> None:
+def test_evidence_stands_once_in_the_order_of_the_journal() -> None:
     told = detector()
     for batch in journal()[:MIDDLE]:
         told.observe(batch)
-    shared = unpack_snapshot(FORMAT, told.snapshot())
-    spread = spread_evidence(shared)
-    assert share_evidence(spread) == shared
-    assert len(told.snapshot()) < len(pack_snapshot(1, spread))
+    content = unpack_snapshot(FORMAT, told.snapshot())
+    evidence = read_columns(content["evidence"])
+    assert len(set(evidence)) == len(evidence) > 0
+    assert evidence == in_journal_order(evidence[::-1])
+    assert evidence_columns(evidence) == content["evidence"]
+    assert len(told.snapshot()) < len(STORED[0].read_bytes()), "format 1 wrote it out in every place"
+
+
+def test_a_captured_state_is_packed_as_it_was_though_the_detector_goes_on() -> None:
+    told = detector()
+    for batch in journal()[:MIDDLE]:
+        told.observe(batch)
+    expected, captured = told.snapshot(), told.capture()
+    for batch in journal()[MIDDLE:]:
+        told.observe(batch)
+    assert captured.pack() == expected != told.snapshot()
+    assert captured.seq == MIDDLE
