@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.text import Text
@@ -11,7 +11,6 @@ from rich.text import Text
 from cluster import render
 from cluster.cli_options import AsJson, DataDir, Tenant, Url, keyring_of
 from cluster.client import path_segment
-from cluster.command_error import CommandError
 from cluster.credentials import make_key
 from cluster.terminal_text import text, visible
 
@@ -49,7 +48,7 @@ def tenant_create(
 def tenant_list(data_dir: DataDir = None, url: Url = None, as_json: AsJson = False) -> None:
     """All tenants."""
     with keyring_of(data_dir, url).admin_client() as client:
-        _show_list(client.get("/api/admin/tenants"), render.tenants, as_json)
+        render.show_items(client.listing("/api/admin/tenants"), render.tenants, as_json)
 
 
 @key_app.command("create")
@@ -82,8 +81,8 @@ def key_list(data_dir: DataDir = None, url: Url = None, tenant: Tenant = None, a
     """The tenant's keys, without their secrets."""
     keyring = keyring_of(data_dir, url)
     with keyring.admin_client() as client:
-        answer = client.get(f"/api/admin/tenants/{path_segment(keyring.tenant_name(tenant))}/keys")
-    _show_list(answer, render.keys, as_json)
+        answer = client.listing(f"/api/admin/tenants/{path_segment(keyring.tenant_name(tenant))}/keys")
+    render.show_items(answer, render.keys, as_json)
 
 
 @key_app.command("revoke")
@@ -99,13 +98,3 @@ def key_revoke(
     with keyring.admin_client() as client:
         client.delete(f"/api/admin/tenants/{path_segment(name)}/keys/{path_segment(key_id)}")
     render.terminal().print(text(f"Revoked key {key_id} of tenant {name}."))
-
-
-def _show_list(answer: Any, view: Any, as_json: bool) -> None:
-    items = answer.get("items") if isinstance(answer, dict) else None
-    if not isinstance(items, list):
-        raise CommandError("the server did not answer with a list: is this Trust SOC?")
-    if as_json:
-        render.print_json(answer)
-    else:
-        render.terminal().print(view(items))

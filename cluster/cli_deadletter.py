@@ -54,14 +54,7 @@ def list_letters(
     query = {"state": state.value, "stage": stage, "cursor": cursor}
     with keyring_of(data_dir, url).tenant_client(tenant) as client:
         page = client.page("/api/dead-letters", query, limit)
-    if as_json:
-        render.print_json(page)
-        return
-    console = render.terminal()
-    console.print(_letters(page["items"]))
-    hint = render.more_hint(page["next_cursor"])
-    if hint is not None:
-        console.print(hint)
+    render.show_items(page, _letters, as_json)
 
 
 @deadletter_app.command("show")

@@ -11,7 +11,7 @@ from rich.console import RenderableType
 from cluster import render
 from cluster.cli_options import AsJson, DataDir, Tenant, Url, keyring_of, moment
 from cluster.client import path_segment
-from cluster.command_error import CommandError, UsageError
+from cluster.command_error import UsageError
 from cluster.credentials import Keyring
 from cluster.terminal_text import text, utc
 
@@ -39,10 +39,8 @@ def hold_place(
     body = {"reason": reason, "from": moment(start, "--from"), "to": moment(end, "--to")}
     with keyring.admin_client() as client:
         hold = client.post(_path(keyring, tenant, "holds"), body)
-    if as_json:
-        render.print_json(hold)
-        return
-    render.terminal().print(text(f"Hold {hold['hold_id']} is in force for tenant {keyring.tenant_name(tenant)}."))
+    name = keyring.tenant_name(tenant)
+    render.show(hold, lambda hold: text(f"Hold {hold['hold_id']} is in force for tenant {name}."), as_json)
 
 
 @hold_app.command("list")
@@ -50,14 +48,8 @@ def hold_list(data_dir: DataDir = None, url: Url = None, tenant: Tenant = None, 
     """The tenant's holds, those in force first."""
     keyring = keyring_of(data_dir, url)
     with keyring.admin_client() as client:
-        answer = client.get(_path(keyring, tenant, "holds"))
-    items = answer.get("items") if isinstance(answer, dict) else None
-    if not isinstance(items, list):
-        raise CommandError("the server did not answer with a list: is this Trust SOC?")
-    if as_json:
-        render.print_json(answer)
-        return
-    render.terminal().print(_table(items))
+        answer = client.listing(_path(keyring, tenant, "holds"))
+    render.show_items(answer, _table, as_json)
 
 
 @hold_app.command("release")
@@ -75,10 +67,8 @@ def hold_release(
     with keyring.admin_client() as client:
         path = _path(keyring, tenant, "holds") + f"/{path_segment(hold_id)}/release"
         hold = client.post(path, {"reason": reason})
-    if as_json:
-        render.print_json(hold)
-        return
-    render.terminal().print(text(f"Released hold {hold_id} of tenant {keyring.tenant_name(tenant)}."))
+    name = keyring.tenant_name(tenant)
+    render.show(hold, lambda _: text(f"Released hold {hold_id} of tenant {name}."), as_json)
 
 
 @retention_app.command("show")
@@ -112,11 +102,11 @@ def _path(keyring: Keyring, tenant: str | None, what: str) -> str:
 
 
 def _show_retention(answer: dict[str, Any], tenant: str, as_json: bool) -> None:
-    if as_json:
-        render.print_json(answer)
-        return
-    whose = "its own figure" if answer["own"] else "the installation's"
-    render.terminal().print(text(f"Raw logs of tenant {tenant} are kept for {answer['raw_log_days']} days ({whose})."))
+    def said(answer: dict[str, Any]) -> RenderableType:
+        whose = "its own figure" if answer["own"] else "the installation's"
+        return text(f"Raw logs of tenant {tenant} are kept for {answer['raw_log_days']} days ({whose}).")
+
+    render.show(answer, said, as_json)
 
 
 def _table(items: Sequence[Any]) -> RenderableType:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import RenderableType
 
 from cluster import render
 from cluster.cli_options import AsJson, Cursor, DataDir, Entity, From, Limit, Tenant, To, Url, keyring_of, moment
@@ -15,8 +14,6 @@ from cluster.render_advisory import advisory as render_advisory
 from cluster.render_incident import incident as render_incident
 from cluster.render_log import record as render_record
 from cluster.render_status import status as render_status
-from cluster.terminal_text import text as harmless
-from cluster.terminal_text import utc
 
 
 class Severity(StrEnum):
@@ -60,7 +57,7 @@ def events(  # noqa: PLR0913 - every option is a parameter
     query = {"from": moment(start, "--from"), "to": moment(end, "--to"), "rule": rule, "entity": entity}
     with keyring_of(data_dir, url).tenant_client(tenant) as client:
         page = client.page("/api/events", {**query, "severity": severity, "cursor": cursor}, limit)
-    _show_page(page, render.events, as_json)
+    render.show_items(page, render.events, as_json)
 
 
 def incidents(  # noqa: PLR0913 - every option is a parameter
@@ -80,7 +77,7 @@ def incidents(  # noqa: PLR0913 - every option is a parameter
     query = {"state": state, "severity": severity, "from": moment(start, "--from"), "to": moment(end, "--to")}
     with keyring_of(data_dir, url).tenant_client(tenant) as client:
         page = client.page("/api/incidents", {**query, "cursor": cursor}, limit)
-    _show_page(page, render.incidents, as_json)
+    render.show_items(page, render.incidents, as_json)
 
 
 IncidentId = Annotated[str, typer.Argument(metavar="ID", help="The incident's id, from `trustsoc incidents`.")]
@@ -91,7 +88,7 @@ def incident(
 ) -> None:
     """One incident: its timeline, and why every event is a member."""
     with keyring_of(data_dir, url).tenant_client(tenant) as client:
-        _show(client.get(f"/api/incidents/{path_segment(incident_id)}"), render_incident, as_json)
+        render.show(client.get(f"/api/incidents/{path_segment(incident_id)}"), render_incident, as_json)
 
 
 def advisory(
@@ -99,7 +96,7 @@ def advisory(
 ) -> None:
     """What the advisor says about an incident, with its evidence."""
     with keyring_of(data_dir, url).tenant_client(tenant) as client:
-        _show(client.get(f"/api/incidents/{path_segment(incident_id)}/advisory"), render_advisory, as_json)
+        render.show(client.get(f"/api/incidents/{path_segment(incident_id)}/advisory"), render_advisory, as_json)
 
 
 @logs_app.command("search")
@@ -120,7 +117,7 @@ def logs_search(  # noqa: PLR0913 - every option is a parameter
     query = {"from": moment(start, "--from"), "to": moment(end, "--to"), "text": text, "entity": entity}
     with keyring_of(data_dir, url).tenant_client(tenant) as client:
         page = client.page("/api/logs", {**query, "cursor": cursor}, limit)
-    _show_page(page, render.logs, as_json)
+    render.show_items(page, render.logs, as_json)
 
 
 @logs_app.command("show")
@@ -133,7 +130,7 @@ def logs_show(
 ) -> None:
     """One stored record, whole, with its digest: what an evidence id points at."""
     with keyring_of(data_dir, url).tenant_client(tenant) as client:
-        _show(client.get(f"/api/logs/{path_segment(record)}"), render_record, as_json)
+        render.show(client.get(f"/api/logs/{path_segment(record)}"), render_record, as_json)
 
 
 def status(data_dir: DataDir = None, url: Url = None, tenant: Tenant = None, as_json: AsJson = False) -> None:
@@ -144,24 +141,4 @@ def status(data_dir: DataDir = None, url: Url = None, tenant: Tenant = None, as_
         probe.reach()
     with keyring.tenant_client(tenant) as client:
         answer = client.get("/api/status")
-    _show(answer, lambda value: render_status(value, keyring.base_url, keyring.tenant_name(tenant)), as_json)
-
-
-def _show(value: Any, view: Any, as_json: bool) -> None:
-    if as_json:
-        render.print_json(value)
-    else:
-        render.terminal().print(view(value))
-
-
-def _show_page(page: dict[str, Any], view: Any, as_json: bool) -> None:
-    if as_json:
-        render.print_json(page)
-        return
-    console = render.terminal()
-    rendered: RenderableType = view(page["items"])
-    console.print(rendered)
-    if (reached := page.get("searched_to")) is not None:
-        console.print(harmless(f"Searched back to {utc(reached)}; there may be more before that.", "dim"))
-    if (hint := render.more_hint(page["next_cursor"])) is not None:
-        console.print(hint)
+    render.show(answer, lambda value: render_status(value, keyring.base_url, keyring.tenant_name(tenant)), as_json)

@@ -56,14 +56,8 @@ def signing_key_list(data_dir: DataDir = None, url: Url = None, tenant: Tenant =
     """The tenant's signing keys, without their secrets."""
     keyring = keyring_of(data_dir, url)
     with keyring.admin_client() as client:
-        answer = client.get(_address(keyring.tenant_name(tenant)))
-    items = answer.get("items") if isinstance(answer, dict) else None
-    if not isinstance(items, list):
-        raise CommandError("the server did not answer with a list: is this Trust SOC?")
-    if as_json:
-        render.print_json(answer)
-    else:
-        render.terminal().print(_table(items, datetime.now(UTC)))
+        answer = client.listing(_address(keyring.tenant_name(tenant)))
+    render.show_items(answer, lambda items: _table(items, datetime.now(UTC)), as_json)
 
 
 @signing_app.command("revoke")

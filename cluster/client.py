@@ -54,6 +54,13 @@ class ApiClient:
         """The decoded JSON answer. Raises ApiProblem, NotRunningError or CommandError."""
         return self._call("GET", path, query=query)
 
+    def listing(self, path: str, query: Query | None = None) -> dict[str, Any]:
+        """An answer that is a list, under "items"; CommandError for any other."""
+        answer = self.get(path, query)
+        if not isinstance(answer, dict) or not isinstance(answer.get("items"), list):
+            raise CommandError(f"{self.base_url}{path} did not answer with a list: is this Trust SOC?")
+        return answer
+
     def post(self, path: str, body: JsonObject) -> Any:
         return self._call("POST", path, body=body)
 
@@ -74,9 +81,7 @@ class ApiClient:
         barren = 0
         while True:
             asked = min(_PAGE, limit - len(items))
-            answer = self._call("GET", path, query={**query, "limit": asked, "cursor": cursor})
-            if not isinstance(answer, dict) or not isinstance(answer.get("items"), list):
-                raise CommandError(f"{self.base_url}{path} did not answer with a list: is this Trust SOC?")
+            answer = self.listing(path, {**query, "limit": asked, "cursor": cursor})
             items += answer["items"]
             cursor = answer.get("next_cursor")
             barren = 0 if answer["items"] else barren + 1

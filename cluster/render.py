@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TextIO
 
 from rich import box
@@ -52,6 +52,25 @@ def print_json(value: Any, stream: TextIO | None = None) -> None:
     file = stream or sys.stdout
     file.write(json.dumps(value, indent=2, ensure_ascii=True) + "\n")
     file.flush()
+
+
+def show(answer: Any, view: Callable[[Any], RenderableType], as_json: bool) -> None:
+    """The answer as it is for programs, or what `view` makes of it for people."""
+    if as_json:
+        print_json(answer)
+    else:
+        terminal().print(view(answer))
+
+
+def show_items(answer: dict[str, Any], view: Callable[[Sequence[Any]], RenderableType], as_json: bool) -> None:
+    """A list, whole or a page of it; after a page, how to go on."""
+    show(answer, lambda answer: view(answer["items"]), as_json)
+    if as_json:
+        return
+    if (reached := answer.get("searched_to")) is not None:
+        terminal().print(text(f"Searched back to {utc(reached)}; there may be more before that.", "dim"))
+    if (hint := more_hint(answer.get("next_cursor"))) is not None:
+        terminal().print(hint)
 
 
 def severity(value: object) -> Text:

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+
+def _known_llm(value: str) -> str:
+    if value in {"none", "cpu", "gpu"} or value.startswith(("http://", "https://")):
+        return value
+    raise ValueError("llm must be none, cpu, gpu or an http(s) URL of an OpenAI-compatible server")
+
+
+LanguageModel = Annotated[str, AfterValidator(_known_llm)]
+"""none, cpu, gpu, or the URL of an OpenAI-compatible server."""
 
 
 class EdgeArguments(BaseModel):
@@ -13,11 +25,4 @@ class EdgeArguments(BaseModel):
     edge_replicas: int = Field(default=1, ge=1)
     detector_actors: int = Field(default=1, ge=1)
     advisor: bool = True
-    llm: str = "none"
-
-    @field_validator("llm")
-    @classmethod
-    def _known_llm(cls, value: str) -> str:
-        if value in {"none", "cpu", "gpu"} or value.startswith(("http://", "https://")):
-            return value
-        raise ValueError("llm must be none, cpu, gpu or an http(s) URL of an OpenAI-compatible server")
+    llm: LanguageModel = "none"

@@ -21,7 +21,7 @@ from actors.logs import configure_logs
 from actors.metrics import Metrics
 from actors.replay_task import replay_lines
 from detect.record import TenantId
-from detect.sigma import load_rule_set, pack_bytes, starter_pack
+from detect.sigma import pack_bytes, source_digest, starter_pack
 from serve.advisor_client import AdvisorClient
 from serve.arguments import EdgeArguments
 from serve.auth import Authenticator
@@ -163,7 +163,7 @@ class InstalledRules:
     def __init__(self, app_pool: Pool, writer_pool: Pool, journal: JournalWriter) -> None:
         sources = starter_pack()
         self._pack = pack_bytes(sources)
-        self._digest = load_rule_set(sources).digest
+        self._digest = source_digest(sources)
         self._app_pool = app_pool
         self._writer_pool = writer_pool
         self._journal = journal

@@ -7,9 +7,9 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from detect.record import TenantId
 from serve.auth import Authenticator
 from serve.errors import WireError
+from serve.named_tenant import named_tenant
 from store.holds import (
     HoldNotFound,
     LegalHold,
@@ -19,8 +19,7 @@ from store.holds import (
     release_hold,
     set_retention,
 )
-from store.postgres import Pool, system_transaction, tenant_transaction
-from store.tenants import tenant_by_name
+from store.postgres import Pool, tenant_transaction
 from store.values import iso_time
 
 
@@ -38,7 +37,7 @@ class HoldServices:
     async def holds(self, headers: Mapping[str, str], name: str) -> list[dict[str, Any]]:
         """A tenant's holds, those in force first."""
         await self._authenticator.admin(headers)
-        tenant = await self._tenant(name)
+        tenant = (await named_tenant(self._writer_pool, name)).id
         async with tenant_transaction(self._app_pool, tenant) as tx:
             return [_json(hold) for hold in await list_holds(tx)]
 
@@ -47,7 +46,7 @@ class HoldServices:
     ) -> dict[str, Any]:
         """Places a hold; from its answer on nothing that it covers is deleted."""
         administrator = await self._authenticator.admin(headers)
-        tenant = await self._tenant(name)
+        tenant = (await named_tenant(self._writer_pool, name)).id
         try:
             async with tenant_transaction(self._app_pool, tenant) as tx:
                 return _json(await place_hold(tx, reason, start, end, actor=administrator.key_id))
@@ -57,7 +56,7 @@ class HoldServices:
     async def release(self, headers: Mapping[str, str], name: str, hold_id: UUID, reason: str) -> dict[str, Any]:
         """Ends a hold; its row stays."""
         administrator = await self._authenticator.admin(headers)
-        tenant = await self._tenant(name)
+        tenant = (await named_tenant(self._writer_pool, name)).id
         try:
             async with tenant_transaction(self._app_pool, tenant) as tx:
                 return _json(await release_hold(tx, hold_id, reason, actor=administrator.key_id))
@@ -69,27 +68,20 @@ class HoldServices:
     async def retention(self, headers: Mapping[str, str], name: str) -> dict[str, Any]:
         """How long the tenant's raw logs are kept, and whether that is its own."""
         await self._authenticator.admin(headers)
-        tenant = await self._tenant(name)
+        tenant = (await named_tenant(self._writer_pool, name)).id
         async with tenant_transaction(self._app_pool, tenant) as tx:
             return self._retention_json(await own_retention(tx))
 
     async def retain(self, headers: Mapping[str, str], name: str, days: int | None) -> dict[str, Any]:
         """Gives the tenant a retention of its own, or with None the installation's again."""
         administrator = await self._authenticator.admin(headers)
-        tenant = await self._tenant(name)
+        tenant = (await named_tenant(self._writer_pool, name)).id
         async with tenant_transaction(self._app_pool, tenant) as tx:
             await set_retention(tx, days, actor=administrator.key_id)
         return self._retention_json(days)
 
     def _retention_json(self, own: int | None) -> dict[str, Any]:
         return {"raw_log_days": self._default_days if own is None else own, "own": own is not None}
-
-    async def _tenant(self, name: str) -> TenantId:
-        async with system_transaction(self._writer_pool) as tx:
-            found = await tenant_by_name(tx, name)
-        if found is None:
-            raise WireError(404, f"there is no tenant {name!r}")
-        return found.id
 
 
 def _json(hold: LegalHold) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -23,6 +24,18 @@ _CONTENT = {"application/problem+json": {"schema": {"$ref": "#/components/schema
 # What FastAPI describes by itself and answer_errors turns into a problem document.
 _REPLACED = "422"
 _UNUSED = ("HTTPValidationError", "ValidationError")
+_ANY_CALL = {
+    401: "No key, or one that is unknown, expired or revoked.",
+    403: "The key lacks the scope, or belongs to another tenant.",
+    503: "The store is unavailable; Retry-After says when to come back.",
+}
+_ADMINISTRATORS = {403: "The key is not an administrator's."}
+
+
+def refusals(described: Mapping[int, str] | None = None, *, administrators: bool = False) -> dict[int | str, Any]:
+    """The `responses` of a router: what every call may be refused with, and what these may besides, by status."""
+    texts = _ANY_CALL | (_ADMINISTRATORS if administrators else {}) | dict(described or {})
+    return {status: {"description": texts[status], "content": _CONTENT} for status in sorted(texts)}
 
 
 def describe_errors(application: FastAPI) -> None:
@@ -50,9 +63,7 @@ def _described(application: FastAPI) -> dict[str, Any]:
     for operations in document["paths"].values():
         for operation in operations.values():
             responses = operation["responses"]
-            responses.pop(_REPLACED, None)
+            if "application/problem+json" not in responses.get(_REPLACED, {}).get("content", {}):
+                responses.pop(_REPLACED, None)
             responses["default"] = {"description": "What went wrong.", "content": _CONTENT}
-            for status, response in responses.items():
-                if status[0] in "45" and "application/problem+json" in response.get("content", {}):
-                    response["content"] = _CONTENT
     return document

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from detect.incident import IncidentState
 from serve.errors import WireError
+from serve.openapi import refusals
 from serve.schemas import (
     AdvisoryModel,
     CreatedKey,
@@ -34,15 +35,6 @@ Cursor = Annotated[str | None, Query(description="`next_cursor` of the page befo
 From = Annotated[datetime | None, Query(alias="from", description="Event time, inclusive, RFC 3339 with zone.")]
 To = Annotated[datetime | None, Query(alias="to", description="Event time, exclusive, RFC 3339 with zone.")]
 
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"description": text, "content": {"application/problem+json": {}}}
-    for status, text in {
-        401: "No key, or one that is unknown, expired or revoked.",
-        403: "The key lacks the scope, or belongs to another tenant.",
-        503: "The store is unavailable; Retry-After says when to come back.",
-    }.items()
-}
-
 
 def _zoned(moment: datetime | None, name: str) -> datetime | None:
     if moment is not None and moment.tzinfo is None:
@@ -52,7 +44,7 @@ def _zoned(moment: datetime | None, name: str) -> datetime | None:
 
 def read_routes(services: EdgeServices) -> APIRouter:
     """Everything below /api that a tenant's key with the scope `read` may ask."""
-    router = APIRouter(prefix="/api", responses=PROBLEMS)
+    router = APIRouter(prefix="/api", responses=refusals())
 
     @router.get("/status", tags=["operations"])
     async def status(request: Request) -> StatusModel:
@@ -108,7 +100,7 @@ def read_routes(services: EdgeServices) -> APIRouter:
 
 def log_routes(services: EdgeServices) -> APIRouter:
     """Stored records, by search and by id."""
-    router = APIRouter(prefix="/api", responses=PROBLEMS)
+    router = APIRouter(prefix="/api", responses=refusals())
 
     @router.get("/logs", tags=["logs"])
     async def logs(
@@ -136,7 +128,7 @@ def log_routes(services: EdgeServices) -> APIRouter:
 
 def advisor_routes(services: EdgeServices) -> APIRouter:
     """The advisor for callers with their own incident JSON."""
-    router = APIRouter(tags=["advice"], responses=PROBLEMS)
+    router = APIRouter(tags=["advice"], responses=refusals())
 
     @router.post("/advisor/analyze")
     async def analyze(
@@ -152,7 +144,7 @@ def advisor_routes(services: EdgeServices) -> APIRouter:
 
 def admin_routes(services: EdgeServices) -> APIRouter:
     """Tenants and keys, for an administrator's key."""
-    router = APIRouter(prefix="/api/admin", tags=["administration"], responses=PROBLEMS)
+    router = APIRouter(prefix="/api/admin", tags=["administration"], responses=refusals(administrators=True))
 
     @router.get("/tenants")
     async def tenants(request: Request) -> dict[str, list[TenantModel]]:

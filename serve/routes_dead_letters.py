@@ -12,21 +12,16 @@ from detect.batch import Stage
 from serve.dead_letter_services import DeadLetterServices
 from serve.errors import WireError
 from serve.ingest.body import read_body
+from serve.openapi import refusals
 from serve.schemas import Model
 from store.dead_letters import LetterState
 
 _LARGEST_FIX = 4 * 2**20
 
-_PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"description": text, "content": {"application/problem+json": {}}}
-    for status, text in {
-        401: "No key, or one that is unknown, expired or revoked.",
-        403: "The key lacks the scope, or belongs to another tenant.",
-        404: "There is no such dead letter.",
-        409: "The letter is settled already, or is of a kind that cannot be treated so; the detail says what can.",
-        422: "The cursor or the corrected request cannot be read.",
-        503: "The store is unavailable; Retry-After says when to come back.",
-    }.items()
+_REFUSALS = {
+    404: "There is no such dead letter.",
+    409: "The letter is settled already, or is of a kind that cannot be treated so; the detail says what can.",
+    422: "The cursor or the corrected request cannot be read.",
 }
 
 
@@ -80,7 +75,7 @@ class Discarding(Model):
 
 def dead_letter_routes(services: DeadLetterServices) -> APIRouter:
     """Looking at dead letters, and settling them."""
-    router = APIRouter(prefix="/api/dead-letters", tags=["detection"], responses=_PROBLEMS)
+    router = APIRouter(prefix="/api/dead-letters", tags=["detection"], responses=refusals(_REFUSALS))
 
     @router.get("")
     async def letters(

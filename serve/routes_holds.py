@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Request
 from pydantic import AwareDatetime, ConfigDict, Field
 
 from serve.hold_services import HoldServices
+from serve.openapi import refusals
 from serve.schemas import Model
 
-_PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"description": text, "content": {"application/problem+json": {}}}
-    for status, text in {
-        401: "No key, or one that is unknown, expired or revoked.",
-        403: "The key is not an administrator's.",
-        404: "There is no such tenant or hold.",
-        422: "The reason is missing, or the range ends before it begins.",
-        503: "The store is unavailable; Retry-After says when to come back.",
-    }.items()
-}
+_REFUSALS = {404: "There is no such tenant or hold.", 422: "The reason is missing, or the range ends before it begins."}
 
 Reason = Annotated[str, Field(min_length=1, max_length=2000, description="The case or order; kept in the audit log.")]
 
@@ -72,7 +64,9 @@ class RetentionModel(Model):
 
 def hold_routes(services: HoldServices) -> APIRouter:
     """Holds and retention of a tenant, for an administrator's key."""
-    router = APIRouter(prefix="/api/admin/tenants/{name}", tags=["administration"], responses=_PROBLEMS)
+    router = APIRouter(
+        prefix="/api/admin/tenants/{name}", tags=["administration"], responses=refusals(_REFUSALS, administrators=True)
+    )
 
     @router.get("/holds")
     async def holds(request: Request, name: str) -> dict[str, list[HoldModel]]:

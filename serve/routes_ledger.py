@@ -22,7 +22,7 @@ from serve.ingest.envelope import EnvelopeCheck
 from serve.ingest.intake import Sender
 from serve.ingest.ledger import LedgerDesk, RejectionTally, Verdict
 from serve.ingest.receipts import JWKS_PATH, ReceiptSigner, batch_id
-from serve.routes import PROBLEMS
+from serve.openapi import refusals
 from serve.schemas import Model
 from serve.settings import Settings
 from store.journal import JournalWriter
@@ -310,10 +310,8 @@ def _batch_model(tenant: TenantId, row: dict[str, Any]) -> BatchModel:
     )
 
 
-def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """What is said of these refusals, and of those that every call may get."""
-    content: dict[str, Any] = {"content": {"application/problem+json": {}}}
-    return PROBLEMS | {status: {"description": _REFUSALS[status]} | content for status in statuses}
+def _problems(*statuses: int) -> dict[int | str, Any]:
+    return refusals({status: _REFUSALS[status] for status in statuses})
 
 
 def _body_of(model: type[BaseModel]) -> dict[str, Any]:

@@ -10,12 +10,12 @@ from pydantic import Field
 from detect.record import TenantId
 from serve.errors import WireError
 from serve.ingest.gate import Gate
-from serve.routes import PROBLEMS
+from serve.named_tenant import named_tenant
+from serve.openapi import refusals
 from serve.schemas import Model
 from serve.services import EdgeServices
-from store.postgres import system_transaction, tenant_transaction
+from store.postgres import tenant_transaction
 from store.quotas import Quota, QuotaOverride, get_override, set_override
-from store.tenants import tenant_by_name
 
 
 class QuotaModel(Model):
@@ -48,14 +48,7 @@ class OwnQuotaModel(Model):
 
 def quota_routes(services: EdgeServices, gate: Gate) -> APIRouter:
     """GET and PUT of a tenant's quota for administrators, GET of its own for a tenant."""
-    router = APIRouter(prefix="/api", responses=PROBLEMS)
-
-    async def tenant_named(name: str) -> TenantId:
-        async with system_transaction(services.writer_pool) as transaction:
-            found = await tenant_by_name(transaction, name)
-        if found is None:
-            raise WireError(404, f"there is no tenant {name!r}")
-        return found.id
+    router = APIRouter(prefix="/api", responses=refusals())
 
     def answer(name: str, own: QuotaOverride) -> QuotaModel:
         return QuotaModel(tenant=name, own=own, in_force=gate.room.defaults.under(own))
@@ -64,14 +57,16 @@ def quota_routes(services: EdgeServices, gate: Gate) -> APIRouter:
     async def quota(request: Request, name: str) -> QuotaModel:
         """What a tenant may send."""
         await services.authenticator.admin(request.headers)
-        async with tenant_transaction(services.app_pool, await tenant_named(name)) as transaction:
+        tenant = await named_tenant(services.writer_pool, name)
+        async with tenant_transaction(services.app_pool, tenant.id) as transaction:
             return answer(name, await get_override(transaction))
 
     @router.put("/admin/tenants/{name}/quota", tags=["administration"])
     async def put_quota(request: Request, name: str, own: QuotaOverride) -> QuotaModel:
         """Replaces the tenant's own quota; what is left out is the default again. In force within seconds."""
         administrator = await services.authenticator.admin(request.headers)
-        async with tenant_transaction(services.app_pool, await tenant_named(name)) as transaction:
+        tenant = await named_tenant(services.writer_pool, name)
+        async with tenant_transaction(services.app_pool, tenant.id) as transaction:
             await set_override(transaction, own, actor=administrator.key_id)
         await gate.poll.poll()
         return answer(name, own)

@@ -20,22 +20,17 @@ from actors.replay import Line, ReplayRequest
 from serve.auth import Authenticator
 from serve.errors import WireError
 from serve.ingest.body import read_body
+from serve.openapi import refusals
 from serve.schemas import Model
 
 logger = structlog.get_logger("replay")
 
 _LARGEST_BODY = 16 * 2**20
 _AT_ONCE = 2
-_PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"description": text, "content": {"application/problem+json": {}}}
-    for status, text in {
-        401: "No key, or one that is unknown, expired or revoked.",
-        403: "The key lacks the scope read, or belongs to another tenant.",
-        409: "A replay of this tenant is under way, or what it needs has been pruned.",
-        422: "The range or the rules cannot be used; the detail says why.",
-        429: "Too many replays are under way; Retry-After says when to come back.",
-        503: "The store is unavailable; Retry-After says when to come back.",
-    }.items()
+_REFUSALS = {
+    409: "A replay of this tenant is under way, or what it needs has been pruned.",
+    422: "The range or the rules cannot be used; the detail says why.",
+    429: "Too many replays are under way; Retry-After says when to come back.",
 }
 
 StartReplay = Callable[[ReplayRequest], AsyncGenerator[Line, None]]
@@ -65,7 +60,7 @@ def replay_routes(authenticator: Authenticator, start: StartReplay, max_batches:
 
     @router.post(
         "/replay",
-        responses=_PROBLEMS | {200: {"content": {"application/x-ndjson": {}}}},
+        responses=refusals(_REFUSALS) | {200: {"content": {"application/x-ndjson": {}}}},
         openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _schema()}}}},
     )
     async def replay(request: Request) -> StreamingResponse:

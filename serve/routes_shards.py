@@ -7,20 +7,12 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import ConfigDict, Field
 
+from serve.openapi import refusals
 from serve.schemas import Model
 from serve.shard_services import ShardServices
 from store.shards import MAX_ACTORS
 
-_PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"description": text, "content": {"application/problem+json": {}}}
-    for status, text in {
-        401: "No key, or one that is unknown, expired or revoked.",
-        403: "The key is not an administrator's.",
-        404: "There is no such tenant.",
-        422: "The number of actors is out of range.",
-        503: "The store is unavailable; Retry-After says when to come back.",
-    }.items()
-}
+_REFUSALS = {404: "There is no such tenant.", 422: "The number of actors is out of range."}
 
 
 class ShardModel(Model):
@@ -74,7 +66,7 @@ class PinModel(Model):
 
 def shard_routes(services: ShardServices) -> APIRouter:
     """Looking at the shards and changing the plan, for an administrator's key."""
-    router = APIRouter(prefix="/api/admin", tags=["administration"], responses=_PROBLEMS)
+    router = APIRouter(prefix="/api/admin", tags=["administration"], responses=refusals(_REFUSALS, administrators=True))
 
     @router.get("/shards")
     async def shards(request: Request) -> ShardsModel:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Request, Response
 from pydantic import AwareDatetime, ConfigDict, Field
 
 from serve.errors import WireError
+from serve.openapi import refusals
 from serve.schemas import Model
 from serve.signing_services import SigningServices
 
@@ -16,15 +17,7 @@ AgentName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$", descrip
 
 _LONGEST_OVERLAP_HOURS = 24 * 90
 
-_PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"description": text, "content": {"application/problem+json": {}}}
-    for status, text in {
-        401: "No key, or one that is unknown, expired or revoked.",
-        403: "The key is not an administrator's.",
-        404: "There is no such tenant, agent or signing key.",
-        503: "The store or the master keys are unavailable; Retry-After says when to come back.",
-    }.items()
-}
+_REFUSALS = {404: "There is no such tenant, agent or signing key."}
 
 
 class NewSigningKey(Model):
@@ -66,7 +59,9 @@ class CreatedSigningKey(SigningKeyModel):
 
 def signing_routes(services: SigningServices) -> APIRouter:
     """Signing keys, for an administrator's key."""
-    router = APIRouter(prefix="/api/admin/tenants/{name}", tags=["administration"], responses=_PROBLEMS)
+    router = APIRouter(
+        prefix="/api/admin/tenants/{name}", tags=["administration"], responses=refusals(_REFUSALS, administrators=True)
+    )
 
     @router.get("/signing-keys")
     async def signing_keys(request: Request, name: str) -> dict[str, list[SigningKeyModel]]:

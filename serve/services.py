@@ -14,6 +14,7 @@ from detect.record import RecordRef, TenantId
 from serve.auth import Authenticator
 from serve.disk_state import disk_trouble
 from serve.errors import WireError
+from serve.named_tenant import named_tenant
 from serve.search_slots import SearchSlots
 from serve.version import VERSION
 from serve.views import event_view, incident_view, log_view
@@ -41,7 +42,6 @@ from store.tenants import (
     list_keys,
     list_tenants,
     revoke_key,
-    tenant_by_name,
 )
 from store.values import iso_time
 
@@ -187,19 +187,19 @@ class EdgeServices:
         except TenantExists as error:
             raise WireError(409, str(error)) from error
         await self.enforce_rules(tenant)
-        return _tenant_json(await self._tenant_named(name))
+        return _tenant_json(await named_tenant(self.writer_pool, name))
 
     async def keys(self, headers: Headers, name: str) -> list[dict[str, Any]]:
         """A tenant's keys without their secrets."""
         await self.authenticator.admin(headers)
-        tenant = await self._tenant_named(name)
+        tenant = await named_tenant(self.writer_pool, name)
         async with tenant_transaction(self.app_pool, tenant.id) as transaction:
             return [_key_json(key) for key in await list_keys(transaction)]
 
     async def create_key(self, headers: Headers, name: str, label: str, scopes: list[Scope]) -> dict[str, Any]:
         """A new key; its text is in the answer and nowhere else."""
         administrator = await self.authenticator.admin(headers)
-        tenant = await self._tenant_named(name)
+        tenant = await named_tenant(self.writer_pool, name)
         async with tenant_transaction(self.app_pool, tenant.id) as transaction:
             new = await create_key(transaction, label, scopes, actor=administrator.key_id)
             [row] = [key for key in await list_keys(transaction) if key.key_id == new.key_id]
@@ -208,20 +208,13 @@ class EdgeServices:
     async def revoke_key(self, headers: Headers, name: str, key_id: str) -> None:
         """Revokes a key; WireError 404 when the tenant has none of that id."""
         administrator = await self.authenticator.admin(headers)
-        tenant = await self._tenant_named(name)
+        tenant = await named_tenant(self.writer_pool, name)
         try:
             async with tenant_transaction(self.app_pool, tenant.id) as transaction:
                 await revoke_key(transaction, key_id, actor=administrator.key_id)
         except KeyNotFound as error:
             raise WireError(404, f"tenant {name!r} has no key {key_id!r}") from error
         self.authenticator.forget()
-
-    async def _tenant_named(self, name: str) -> Tenant:
-        async with system_transaction(self.writer_pool) as transaction:
-            found = await tenant_by_name(transaction, name)
-        if found is None:
-            raise WireError(404, f"there is no tenant {name!r}")
-        return found
 
 
 def _detectors_ready(reports: list[dict[str, Any]]) -> bool:

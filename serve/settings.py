@@ -14,6 +14,7 @@ from typing import Literal
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from serve.arguments import LanguageModel
 from serve.syslog_listener import SyslogListener
 
 MIB = 2**20
@@ -91,19 +92,12 @@ class Settings(BaseSettings):
     receipt_key_file: Path | None = Field(default=None, description="Keys of receipts; default: in the data folder.")
     ledger_retention_days: int = Field(default=400, ge=1, description="After the last that was heard of a run.")
 
-    llm: str = Field(default="none", description="none, cpu, gpu, or the URL of an OpenAI-compatible server.")
+    llm: LanguageModel = Field(default="none", description="none, cpu, gpu, or the URL of an OpenAI-compatible server.")
     llm_model: str = ""
     llm_api_key: SecretStr = SecretStr("")
     qdrant_url: str = Field(default="", description="Empty: Qdrant in local mode under the data directory.")
     qdrant_api_key: SecretStr = SecretStr("")
     cache_dir: Path | None = Field(default=None, description="Corpus vectors and converted weights; shareable.")
-
-    @field_validator("llm")
-    @classmethod
-    def _known_llm(cls, value: str) -> str:
-        if value in {"none", "cpu", "gpu"} or value.startswith(("http://", "https://")):
-            return value
-        raise ValueError("LLM must be none, cpu, gpu or an http(s) URL of an OpenAI-compatible server")
 
     @field_validator("tls_trusted_proxies")
     @classmethod

@@ -10,6 +10,7 @@ from actors.directory import DetectorDirectory
 from detect.record import TenantId
 from serve.auth import Authenticator
 from serve.errors import WireError
+from serve.named_tenant import named_tenant
 from store.audit import append_audit
 from store.postgres import Pool, system_transaction, tenant_transaction
 from store.shards import (
@@ -25,7 +26,7 @@ from store.shards import (
     shard_set,
     unpin,
 )
-from store.tenants import Tenant, list_tenants, tenant_by_name
+from store.tenants import list_tenants
 from store.values import iso_time
 
 Headers = Mapping[str, str]
@@ -122,18 +123,11 @@ class ShardServices:
         change: Callable[[TenantId, str], Awaitable[dict[str, Any]]],
     ) -> dict[str, Any]:
         administrator = await self._authenticator.admin(headers)
-        tenant = await self._tenant(name)
+        tenant = await named_tenant(self._writer_pool, name)
         done = await change(tenant.id, administrator.key_id)
         async with tenant_transaction(self._app_pool, tenant.id) as tx:
             await append_audit(tx, administrator.key_id, action, f"tenant:{tenant.id}", done)
         return {"tenant": tenant.name} | done
-
-    async def _tenant(self, name: str) -> Tenant:
-        async with system_transaction(self._writer_pool) as tx:
-            found = await tenant_by_name(tx, name)
-        if found is None:
-            raise WireError(404, f"there is no tenant {name!r}")
-        return found
 
 
 def _plan_json(decided: PlanRow | None, shards: ShardSet) -> dict[str, Any]:

@@ -12,10 +12,11 @@ from detect.record import TenantId
 from serve.auth import Authenticator
 from serve.errors import WireError
 from serve.ingest.envelope import EnvelopeCheck
+from serve.named_tenant import named_tenant
 from serve.settings import Settings
 from serve.signing_keyring import SigningKeyring
 from store.nonces import NonceStore, sweep_nonces
-from store.postgres import Pool, system_transaction, tenant_transaction
+from store.postgres import Pool, tenant_transaction
 from store.signing_keys import (
     SigningKeyNotFound,
     SigningKeyRow,
@@ -25,7 +26,6 @@ from store.signing_keys import (
     revoke_signing_key,
     rotate_signing_keys,
 )
-from store.tenants import tenant_by_name
 from store.values import iso_time
 
 _SWEEP_EVERY_S = 60.0
@@ -45,7 +45,7 @@ class SigningServices:
     async def keys(self, headers: Mapping[str, str], name: str) -> list[dict[str, Any]]:
         """A tenant's signing keys without their secrets."""
         await self._authenticator.admin(headers)
-        tenant = await self._tenant(name)
+        tenant = (await named_tenant(self._writer_pool, name)).id
         async with tenant_transaction(self._app_pool, tenant) as transaction:
             return [_json(row) for row in await list_signing_keys(transaction)]
 
@@ -59,7 +59,7 @@ class SigningServices:
     ) -> dict[str, Any]:
         """A new key of an agent, beside those it has."""
         administrator = await self._authenticator.admin(headers)
-        tenant = await self._tenant(name)
+        tenant = (await named_tenant(self._writer_pool, name)).id
         master = self._keyring.newest_master()
         async with tenant_transaction(self._app_pool, tenant) as transaction:
             row = await create_signing_key(
@@ -75,7 +75,7 @@ class SigningServices:
     async def rotate(self, headers: Mapping[str, str], name: str, agent: str, overlap: timedelta) -> dict[str, Any]:
         """A new key of an agent; those it had go on for the overlap."""
         administrator = await self._authenticator.admin(headers)
-        tenant = await self._tenant(name)
+        tenant = (await named_tenant(self._writer_pool, name)).id
         master = self._keyring.newest_master()
         ends = datetime.now(UTC) + overlap
         try:
@@ -91,20 +91,13 @@ class SigningServices:
     async def revoke(self, headers: Mapping[str, str], name: str, key_id: str) -> None:
         """Ends a key at once here, within seconds on other replicas."""
         administrator = await self._authenticator.admin(headers)
-        tenant = await self._tenant(name)
+        tenant = (await named_tenant(self._writer_pool, name)).id
         try:
             async with tenant_transaction(self._app_pool, tenant) as transaction:
                 await revoke_signing_key(transaction, key_id, actor=administrator.key_id)
         except SigningKeyNotFound as error:
             raise WireError(404, f"tenant {name!r} has no signing key {key_id!r}") from error
         self._keyring.forget()
-
-    async def _tenant(self, name: str) -> TenantId:
-        async with system_transaction(self._writer_pool) as transaction:
-            found = await tenant_by_name(transaction, name)
-        if found is None:
-            raise WireError(404, f"there is no tenant {name!r}")
-        return found.id
 
 
 def signing_keyring(settings: Settings, app_pool: Pool) -> SigningKeyring:

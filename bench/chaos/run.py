@@ -24,6 +24,8 @@ TENANTS = ("calm", "restless", "crowd", "tail")
 _CROWD_SENDERS = 3
 _CATCH_UP_S = 240.0
 
+# Without anomalies: the sketches that count distinct values are salted per tenant, so that the estimates of two tenants
+# differ where their records do not. That each tenant's own anomalies are the right ones is the verdict's.
 _STORY = """SELECT seq, position, time, end_time, kind, rule_id, title, severity, score, matched::text, evidence::text
     FROM events JOIN tenants USING (tenant_id) WHERE name = $1 AND kind <> 'anomaly' ORDER BY 1, 2, 6, 3, 11"""
 _MESSAGES = "SELECT message FROM raw_logs JOIN tenants USING (tenant_id) WHERE name = $1"

@@ -83,7 +83,7 @@ class Ticket:
     """A request that is being taken in: `async with intake.request(sender, declared) as ticket`, until it is answered.
 
     Holds its share of the room, and what was charged before the body was read. A refusal of a sender that came back
-    before it should is answered late (`with` alone never waits).
+    before it should is answered late.
     """
 
     __slots__ = ("_admission", "declared", "held", "prepaid_bytes", "prepaid_records", "sender")
@@ -95,10 +95,6 @@ class Ticket:
         self.held = 0
         self.prepaid_bytes = 0
         self.prepaid_records = 0
-
-    def __enter__(self) -> Self:
-        self._admission.enter(self)
-        return self
 
     async def __aenter__(self) -> Self:
         began = self._admission.told_until(self.sender.tenant)
@@ -118,11 +114,6 @@ class Ticket:
     def arrived(self, size: int) -> None:
         """The body is here and has so many bytes; a stated length or a guess counts no longer."""
         self._admission.hold(self, size)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._admission.leave(self)
 
 
 class Admission:

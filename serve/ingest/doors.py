@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -44,9 +43,6 @@ def add_http_doors(application: FastAPI, parts: DoorParts) -> None:
     """The routes that take log records over HTTP."""
     otlp = OtlpHttpDoor(KeyCheck(parts.authenticator), parts.intake, parts.metrics, parts.limits)
 
-    async def export_logs(headers: Mapping[str, str], stream: AsyncIterator[bytes]) -> WireAnswer:
-        return await otlp.handle(headers, stream, time.monotonic)
-
     @application.api_route(
         "/v1/logs", methods=["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"], include_in_schema=False
     )
@@ -58,15 +54,12 @@ def add_http_doors(application: FastAPI, parts: DoorParts) -> None:
     async def other_signal(request: Request) -> Response:
         return wire_response(otlp.other_signal(request.headers))
 
-    checked = OtlpHttpDoor(parts.envelopes, parts.intake, parts.metrics, parts.limits)
+    checked = OtlpHttpDoor(parts.envelopes, parts.intake, parts.metrics, parts.limits, "signed")
     signed = SignedHttpDoor(checked, lambda: datetime.now(UTC))
 
-    async def ingest_logs(headers: Mapping[str, str], stream: AsyncIterator[bytes]) -> WireAnswer:
-        return await signed.handle(headers, stream, time.monotonic)
-
     add_foreign_doors(application, parts)
-    open_door(application, INGEST_PATH, ingest_logs)
-    open_door(application, "/v1/logs", export_logs)
+    open_door(application, INGEST_PATH, signed.handle)
+    open_door(application, "/v1/logs", otlp.handle)
 
 
 @asynccontextmanager

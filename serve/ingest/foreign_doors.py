@@ -14,6 +14,7 @@ from actors.metrics import Metrics
 from serve.auth import Authenticator
 from serve.errors import WireAnswer
 from serve.ingest.bulk import BulkDoor
+from serve.ingest.fast_path import open_door
 from serve.ingest.intake import Intake
 from serve.ingest.ndjson import NdjsonDoor
 from serve.ingest.otlp_http import IngestLimits
@@ -47,15 +48,10 @@ def add_foreign_doors(application: FastAPI, parts: ForeignDoorParts) -> None:
     ndjson = NdjsonDoor(reception, parts.intake, parts.metrics, time.time_ns)
     bulk = BulkDoor(reception, parts.intake, parts.metrics, parts.settings.elasticsearch_version)
 
-    @application.post("/ingest/ndjson", include_in_schema=False)
-    async def lines(request: Request) -> Response:
-        return _response(request, await ndjson.handle(request.headers, request.stream(), time.monotonic))
-
     async def documents(request: Request, index: str = "") -> Response:
         answer = await bulk.handle(
             request.headers,
             request.stream(),
-            time.monotonic,
             index=index,
             filter_path=request.query_params.get("filter_path", ""),
         )
@@ -76,6 +72,8 @@ def add_foreign_doors(application: FastAPI, parts: ForeignDoorParts) -> None:
     @application.api_route("/{index}/_bulk", methods=["POST", "PUT"], include_in_schema=False)
     async def documents_of_an_index(request: Request, index: str) -> Response:
         return await documents(request, index)
+
+    open_door(application, "/ingest/ndjson", ndjson.handle)
 
 
 @asynccontextmanager

@@ -18,10 +18,8 @@ class SignedHttpDoor:
         self._otlp = otlp
         self._clock = clock
 
-    async def handle(
-        self, headers: Mapping[str, str], stream: AsyncIterator[bytes], monotonic: Callable[[], float]
-    ) -> WireAnswer:
+    async def handle(self, headers: Mapping[str, str], stream: AsyncIterator[bytes]) -> WireAnswer:
         """Answers one export request. Never raises for bad input or for storage trouble."""
-        answer = await self._otlp.handle(headers, stream, monotonic)
+        answer = await self._otlp.handle(headers, stream)
         stated = (self._clock() - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
         return replace(answer, headers=answer.headers | {SERVER_TIME_HEADER: str(stated)})

@@ -78,7 +78,7 @@ class Tenant:
         return self.client.post("/v1/logs", content=body, headers=PROTOBUF | named)
 
     def send_lines(self, lines: list[tuple[int, str]], **attributes: str) -> httpx.Response:
-        return self.send(gzip.compress(lines_request(lines, **attributes)), content_encoding="gzip")
+        return self.send(gzip.compress(lines_request(lines, **attributes), mtime=0), content_encoding="gzip")
 
     def get(self, path: str, **params: Any) -> Any:
         answer = self.client.get(path, params=params)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import shutil
@@ -18,10 +17,10 @@ import pytest
 
 from bench.system import System, free_port
 from tests.e2e.conftest import Tenant
+from tests.evaluation_data import json_lines
 from tests.postgres.fixtures import temporary_data_directory
 
 ROOT = Path(__file__).resolve().parents[2]
-DATA = Path(os.environ.get("TRUSTSOC_TEST_DATA", ROOT.parent / "shared" / "data"))
 
 
 def trustsoc(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -79,7 +78,6 @@ def send(system: System, tenant: Tenant, *arguments: str) -> dict[str, Any]:
 
 
 @pytest.mark.data
-@pytest.mark.skipif(not (DATA / "loghub").is_dir(), reason=f"no evaluation data in {DATA}: set TRUSTSOC_TEST_DATA")
 @pytest.mark.parametrize(
     ("source", "expected"),
     [("OpenSSH", "SSH Password Guessing From One Source"), ("Linux", "Password Guessing Seen by PAM")],
@@ -87,8 +85,7 @@ def send(system: System, tenant: Tenant, *arguments: str) -> dict[str, Any]:
 def test_real_logs_sent_by_hand_give_incidents_about_the_guessing_in_them(
     system: System, tenant: Tenant, tmp_path: Path, source: str, expected: str
 ) -> None:
-    with gzip.open(DATA / "loghub" / f"{source}.jsonl.gz", "rt", encoding="utf-8") as stored:
-        lines = [json.loads(line)["line"] for line in stored]
+    lines = [row["line"] for row in json_lines(f"loghub/{source}.jsonl.gz")]
     log = tmp_path / f"{source}.log"
     log.write_text("\n".join(lines) + "\n", encoding="utf-8")
     first = send(system, tenant, str(log))

@@ -174,7 +174,7 @@ hostile_text = st.text(st.characters(exclude_categories=()), max_size=300) | st.
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=hostile_text, time_ns=st.integers(-(2**64), 2**64), number=st.integers(-(2**31), 2**31 - 1))
 async def test_no_text_or_time_of_a_sender_can_fail_a_write(
     database: Database, text: str, time_ns: int, number: int

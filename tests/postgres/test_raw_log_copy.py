@@ -71,7 +71,7 @@ async def stored(database: Database, tenant: TenantId, made: BatchOutput) -> lis
         return [tuple(row) for row in rows]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(records=_records())
 async def test_every_record_is_stored_as_the_driver_would(database: Database, records: list[NormalizedRecord]) -> None:
     await database.make_day(RECEIVED.date())

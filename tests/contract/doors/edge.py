@@ -12,80 +12,19 @@ import httpx
 from fastapi import FastAPI
 
 from actors.metrics import Metrics
-from detect.normalize import default_normalizer
-from detect.otlp import decode
-from detect.record import LogRecord, NormalizedRecord, TenantId
+from detect.record import TenantId
 from serve.auth import Authenticator
 from serve.ingest.foreign_doors import add_foreign_doors
 from serve.ingest.intake import Intake
 from serve.ingest.otlp_http import IngestLimits
 from serve.ingest.syslog_connection import SyslogLimits, SyslogParts
 from serve.settings import Settings
-from store.journal import Appended, IdempotencyConflict, JournalEntry, JournalRow
 from store.tenants import KeyRefused, Principal, Scope
+from tests.contract.memory_journal import MemoryJournal
 
 TENANT = TenantId(UUID("11111111-1111-4111-8111-111111111111"))
 RECEIVED_NS = 1_765_400_000 * 10**9  # 2025-12-10
-NORMALIZER = default_normalizer()
 _SCOPES: dict[str, Scope] = {"good": "ingest", "reader": "read"}
-
-
-class MemoryJournal:
-    """Keeps the promises of the journal for one process. `trouble` is raised until it is taken away.
-
-    `refusals` counts the attempts that met trouble; `changed` is set at every attempt.
-    """
-
-    def __init__(self) -> None:
-        self.rows: list[JournalEntry] = []
-        self.trouble: Exception | None = None
-        self.answer_lost: Exception | None = None
-        self.refusals = 0
-        self.changed = asyncio.Event()
-
-    async def append(self, entry: JournalEntry) -> Appended:
-        self.changed.set()
-        if self.trouble is not None:
-            self.refusals += 1
-            raise self.trouble
-        appended = self._append(entry)
-        if self.answer_lost is not None:
-            lost, self.answer_lost = self.answer_lost, None
-            raise lost
-        return appended
-
-    def _append(self, entry: JournalEntry) -> Appended:
-        for seq, row in enumerate(self.rows, start=1):
-            if (row.tenant, row.agent, row.idempotency_key) == (entry.tenant, entry.agent, entry.idempotency_key):
-                if row.digest != entry.digest:
-                    raise IdempotencyConflict("another body")
-                return Appended(seq, duplicate=True)
-        self.rows.append(entry)
-        return Appended(len(self.rows), duplicate=False)
-
-    def records(self) -> list[LogRecord]:
-        """What detectors read from all batches, in order."""
-        return [record for seq, entry in enumerate(self.rows, start=1) for record in decode(_row(seq, entry).batch())]
-
-    def normalized(self) -> list[NormalizedRecord]:
-        return [NORMALIZER.normalize(record) for record in self.records()]
-
-    def bodies(self) -> list[Any]:
-        return [record.body for record in self.records()]
-
-
-def _row(seq: int, entry: JournalEntry) -> JournalRow:
-    return JournalRow(
-        seq=seq,
-        received=entry.received,
-        agent=entry.agent,
-        idempotency_key=entry.idempotency_key,
-        digest=entry.digest,
-        kind=entry.kind,
-        encoding=entry.encoding,
-        records=entry.records,
-        payload=entry.payload,
-    )
 
 
 @dataclass(frozen=True, slots=True)

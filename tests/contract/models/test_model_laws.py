@@ -56,7 +56,7 @@ def test_there_are_models() -> None:
 
 @every_model
 @given(rows=vectors, probe=vectors)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_scores_lie_between_0_and_1_and_name_their_features(
     new_model: NewModel, rows: list[dict[str, float]], probe: list[dict[str, float]]
 ) -> None:
@@ -72,7 +72,7 @@ def test_scores_lie_between_0_and_1_and_name_their_features(
 
 @every_model
 @given(rows=vectors)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_same_vectors_give_the_same_state_whatever_the_order_of_their_features(
     new_model: NewModel, rows: list[dict[str, float]]
 ) -> None:
@@ -82,7 +82,7 @@ def test_the_same_vectors_give_the_same_state_whatever_the_order_of_their_featur
 
 @every_model
 @given(rows=vectors, more=vectors)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_restored_model_goes_on_as_the_original(
     new_model: NewModel, rows: list[dict[str, float]], more: list[dict[str, float]]
 ) -> None:
@@ -116,7 +116,7 @@ def test_what_is_no_finite_number_is_refused_and_not_learned(new_model: NewModel
 
 @every_model
 @given(value=st.floats(min_value=-1e12, max_value=1e12))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_constant_series_is_never_unusual(new_model: NewModel, value: float) -> None:
     model = new_model()
     for phase in range(300):
@@ -141,7 +141,7 @@ def test_an_obvious_spike_scores_high_after_probation_and_usual_values_low(new_m
 
 @every_model
 @given(factor=st.floats(min_value=1e-6, max_value=1e6))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_unit_does_not_matter_to_models_that_say_so(new_model: NewModel, factor: float) -> None:
     if not getattr(new_model, "scale_invariant", False):
         pytest.skip("this model does not promise it")

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
-import os
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,11 +16,11 @@ from detect.sigma import CompiledMatcher, NaiveMatcher, RuleMatcher, SigmaRule, 
 from detect.sigma import classes as value_classes
 from detect.sigma import compiled as compiled_matcher
 from detect.sigma.syntax import Atom, Regex
+from tests.evaluation_data import reader
 from tests.unit.sigma.records import loaded, record, rule_text
 
 Build = Callable[[Sequence[SigmaRule]], RuleMatcher]
 MATCHERS: list[Build] = [NaiveMatcher, CompiledMatcher]
-DATA = Path(os.environ.get("TRUSTSOC_TEST_DATA", Path(__file__).parents[3].parent / "shared" / "data"))
 
 
 @pytest.fixture(params=MATCHERS, ids=["naive", "compiled"])
@@ -194,7 +191,7 @@ events = st.lists(
 )
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(st.lists(rule(), min_size=1, max_size=5), events)
 def test_both_agree_on_generated_rules_and_records(texts: list[str], fields: list[tuple[dict[str, Any], str]]) -> None:
     rules = load_rule_set([(f"{number}.yml", text) for number, text in enumerate(texts)]).rules
@@ -205,7 +202,6 @@ def test_both_agree_on_generated_rules_and_records(texts: list[str], fields: lis
     assert naive.take_faults() == compiled.take_faults() == []
 
 
-@settings(deadline=None)
 @given(
     st.sampled_from(["|contains", "|contains|cased", "|startswith", "|endswith|cased", "|all"]),
     st.lists(word.filter(lambda text: text.strip("*?") != ""), min_size=1, max_size=3),
@@ -247,16 +243,6 @@ def _flat_windows_event(event: dict[str, Any]) -> NormalizedRecord:
     return record(fields, logsource=logsource, message=str(fields.get("Message", "")))
 
 
-def _data() -> Any:
-    if not (DATA / "load.py").exists():
-        pytest.skip(f"the evaluation data is not at {DATA}; set TRUSTSOC_TEST_DATA")
-    spec = importlib.util.spec_from_file_location("evaluation_data", DATA / "load.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.Data()
-
-
 def _sampled(data: Any, every: int, most: int) -> Iterator[dict[str, Any]]:
     labels = sorted(data.mordor(), key=lambda label: label["n_events"])
     events = itertools.chain.from_iterable(label["events"] for label in labels)
@@ -266,7 +252,7 @@ def _sampled(data: Any, every: int, most: int) -> Iterator[dict[str, Any]]:
 
 @pytest.mark.data
 def test_both_agree_on_real_events_with_all_public_rules() -> None:
-    data = _data()
+    data = reader()
     rules = load_rule_set(list(data.sigma_rules())).rules
     assert len(rules) > 3700
     naive, compiled = NaiveMatcher(rules), CompiledMatcher(rules)

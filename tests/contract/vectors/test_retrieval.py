@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import json
-import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +11,7 @@ import pytest
 from rag_corpus import IndexReport, MiniLmEmbedder, Playbook, Retriever, build_index
 from rag_corpus.attack import AttackCorpus
 from store.vectors import QdrantIndex
+from tests.evaluation_data import json_lines
 
 pytestmark = pytest.mark.qdrant
 
@@ -116,13 +114,7 @@ def test_building_again_changes_and_embeds_nothing(
 @pytest.fixture(scope="session")
 def sentences(corpus: AttackCorpus) -> list[tuple[str, str]]:
     """150 report sentences with their technique, always the same."""
-    folder = Path(os.environ.get("TRUSTSOC_TEST_DATA", Path(__file__).parents[3].parent / "shared" / "data"))
-    path = folder / "attack" / "sentences.jsonl.gz"
-    if not path.is_file():
-        pytest.skip(f"the evaluation data is not there: {path}")
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        rows = [json.loads(line) for line in file]
-    single = [row for row in rows if row["source"] == "tram_single"]
+    single = [row for row in json_lines("attack/sentences.jsonl.gz") if row["source"] == "tram_single"]
     random.Random(20261122).shuffle(single)  # noqa: S311 - a sample, not a secret
     pairs = [(row["text"], corpus.current_id(row["techniques"][0])) for row in single[:150]]
     return [(text, technique) for text, technique in pairs if technique is not None]

@@ -24,32 +24,13 @@ from serve.ingest.intake import Intake
 from serve.ingest.otlp_grpc import OtlpGrpcDoor, serving_grpc
 from serve.ingest.senders import KeyCheck
 from serve.settings import Settings
-from store.journal import Appended, IdempotencyConflict, JournalEntry
 from store.tenants import KeyRefused, Principal
+from tests.contract.memory_journal import MemoryJournal
 
 TENANT = TenantId(UUID("11111111-1111-4111-8111-111111111111"))
 SENT_LIMIT = 200_000
 INFLATED_LIMIT = 1_500_000
 RECEIVED_NS = 1_800_000_000 * 10**9
-
-
-class MemoryJournal:
-    """The journal's promises for one process: keys are unique per agent, a repeat gets the first seq."""
-
-    def __init__(self) -> None:
-        self.rows: list[JournalEntry] = []
-        self.trouble: Exception | None = None
-
-    async def append(self, entry: JournalEntry) -> Appended:
-        if self.trouble is not None:
-            raise self.trouble
-        for seq, row in enumerate(self.rows, start=1):
-            if (row.tenant, row.agent, row.idempotency_key) == (entry.tenant, entry.agent, entry.idempotency_key):
-                if row.digest != entry.digest:
-                    raise IdempotencyConflict("another body")
-                return Appended(seq, duplicate=True)
-        self.rows.append(entry)
-        return Appended(len(self.rows), duplicate=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import json
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Literal, Protocol
 
 import grpc.aio
@@ -25,7 +26,7 @@ from tests.contract.wire.edge import Edge
 METHOD: Final = f"/{SERVICE}/Export"
 COMPRESSORS: Final[dict[BodyEncoding, Callable[[bytes], bytes]]] = {
     "identity": bytes,
-    "gzip": gzip.compress,
+    "gzip": partial(gzip.compress, mtime=0),  # the same bytes at any time
     "deflate": zlib.compress,
     "zstd": zstandard.compress,
 }
@@ -68,6 +69,15 @@ class Lane(Protocol):
 
     async def send(self, edge: Edge, packed: bytes, *, key: str = "good", raw: bool = False, **names: str) -> Reply:
         """Sends packed bytes, compressed by the lane unless they are `raw`; `names` are headers or metadata."""
+
+
+def request(*lines: str) -> ExportLogsServiceRequest:
+    """A request with a record a line."""
+    message = ExportLogsServiceRequest()
+    records = message.resource_logs.add().scope_logs.add().log_records
+    for line in lines:
+        records.add().body.string_value = line
+    return message
 
 
 def otlp_json(request: ExportLogsServiceRequest) -> dict[str, Any]:

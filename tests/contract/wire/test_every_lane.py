@@ -13,18 +13,10 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from store.journal import Overloaded
 from store.postgres import StorageUnavailable
 from tests.contract.wire.edge import INFLATED_LIMIT, RECEIVED_NS, SENT_LIMIT, TENANT, Edge
-from tests.contract.wire.lanes import COMPRESSORS, LANES, Lane
+from tests.contract.wire.lanes import COMPRESSORS, LANES, Lane, request
 
 OTHER_TENANT = "22222222-2222-4222-8222-222222222222"
 LARGEST_ANSWER = 4096
-
-
-def request(*lines: str) -> ExportLogsServiceRequest:
-    message = ExportLogsServiceRequest()
-    records = message.resource_logs.add().scope_logs.add().log_records
-    for line in lines:
-        records.add().body.string_value = line
-    return message
 
 
 GOOD = request("one", "two")
@@ -69,6 +61,9 @@ async def test_a_repeat_is_acknowledged_with_the_place_of_the_first(edge: Edge, 
     assert (first.headers["x-batch-seq"], first.headers["x-batch-duplicate"]) == ("1", "false")
     assert (again.headers["x-batch-seq"], again.headers["x-batch-duplicate"]) == ("1", "true")
     assert len(edge.journal.rows) == 1
+    door = "otlp_grpc" if lane.name.startswith("grpc") else "otlp_http"
+    stored = edge.metrics.registry.get_sample_value("trustsoc_ingest_door_records_total", {"door": door})
+    assert stored == edge.journal.rows[0].records, "counted once, by its door"
 
 
 async def test_an_idempotency_key_stands_for_one_body(edge: Edge, lane: Lane) -> None:

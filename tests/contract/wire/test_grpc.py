@@ -17,8 +17,8 @@ from serve.errors import WireError
 from serve.ingest.otlp_grpc import SERVICE, GrpcAnswer, grpc_address, grpc_error, message_encoding, serving_grpc
 from serve.ingest.otlp_http import IngestLimits
 from tests.contract.wire.edge import SENT_LIMIT, Edge
-from tests.contract.wire.lanes import METHOD, GrpcLane
-from tests.contract.wire.test_every_lane import GOOD, request
+from tests.contract.wire.lanes import METHOD, GrpcLane, request
+from tests.contract.wire.test_every_lane import GOOD
 
 KEY = (("authorization", "Bearer good"),)
 LIMITS = IngestLimits(1000, 1000)

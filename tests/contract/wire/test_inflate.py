@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 import zstandard
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from detect.inflate import MOST_FRAMES, BodyEncoding, BrokenBody, OversizedBody, inflate
@@ -20,16 +20,13 @@ from tests.contract.wire.lanes import COMPRESSORS
 ENCODINGS: list[BodyEncoding] = list(COMPRESSORS)
 COMPRESSED = ENCODINGS[1:]
 FRAMED: list[BodyEncoding] = ["gzip", "zstd"]
-patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
 
 
-@patient
 @given(st.sampled_from(ENCODINGS), st.binary(max_size=20_000))
 def test_bodies_come_back_as_they_were(encoding: BodyEncoding, content: bytes) -> None:
     assert inflate(COMPRESSORS[encoding](content), encoding, 20_000) == content
 
 
-@patient
 @given(st.sampled_from(FRAMED), st.lists(st.binary(max_size=3000), min_size=1, max_size=6))
 def test_frames_follow_one_another(encoding: BodyEncoding, contents: list[bytes]) -> None:
     body = b"".join(COMPRESSORS[encoding](content) for content in contents)
@@ -44,7 +41,6 @@ def test_the_cap_is_exact(encoding: BodyEncoding) -> None:
         inflate(body, encoding, 4999)
 
 
-@patient
 @given(st.sampled_from(COMPRESSED), st.binary(max_size=400))
 def test_hostile_bytes_inflate_within_the_cap_or_are_refused(encoding: BodyEncoding, body: bytes) -> None:
     try:
@@ -53,7 +49,6 @@ def test_hostile_bytes_inflate_within_the_cap_or_are_refused(encoding: BodyEncod
         assert str(error)
 
 
-@patient
 @given(st.sampled_from(COMPRESSED), st.binary(min_size=1, max_size=3000), st.data())
 def test_no_proper_prefix_is_taken_for_the_whole(encoding: BodyEncoding, content: bytes, data: st.DataObject) -> None:
     body = COMPRESSORS[encoding](content)

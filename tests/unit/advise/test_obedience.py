@@ -15,8 +15,8 @@ from advise.merge import fall_back, merge
 from advise.prompt import ask
 from advise.select import select_evidence
 from advise.template import Sources, write_advisory
+from tests.evaluation_data import json_lines
 from tests.unit.advise.conftest import DELIMITER
-from tests.unit.advise.evaluation import records
 from tests.unit.advise.incidents import HOST, SOURCE, entity, event, incident_of, record
 
 LIES = (
@@ -65,7 +65,7 @@ def obedient_answer(plan: Plan, text: str) -> str:
 @pytest.mark.data
 def test_nothing_of_the_injections_gets_through(sources: Sources) -> None:
     let_through, quoted = [], []
-    for case in records("hostile_prompt.jsonl.gz"):
+    for case in json_lines("hostile_prompt.jsonl.gz"):
         brief = brief_from_detail(hijacked(case["line"], case["payload"]))
         selection = select_evidence(brief)
         mapping = map_techniques(brief, selection, sources.corpus, [])

@@ -4,25 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from cluster.data_directory import ClientCredentials, DataDirectory
 from cluster.doctor import as_json, usable
 from cluster.doctor_check import Check, Place
 from cluster.doctor_machine import address_in_use, data_directory_check, port_check
 from cluster.doctor_software import missing_packages, packages_check, postgres_check, runs
-
-
-@pytest.fixture
-def taken_port() -> Iterator[int]:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        yield listener.getsockname()[1]
 
 
 def test_this_machine_is_described_completely(run: Any) -> None:

@@ -25,8 +25,8 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from cluster.command_error import CommandError
 from cluster.send import LogSender, SendOptions, retry_after_seconds
 from cluster.stated_time import stated_time
+from tests.evaluation_data import data_file, json_lines
 
-DATA = Path(os.environ.get("TRUSTSOC_TEST_DATA", Path(__file__).resolve().parents[4] / "shared" / "data"))
 PROTOBUF = "application/x-protobuf"
 
 
@@ -278,11 +278,8 @@ def test_retry_after_is_seconds_or_a_date(header: str | None, expected: float | 
 
 @pytest.mark.data
 def test_a_real_syslog_without_years_keeps_its_times(run: Any, ingest: Ingest, tmp_path: Path) -> None:
-    source = DATA / "loghub" / "OpenSSH.jsonl.gz"
-    if not source.is_file():
-        pytest.skip(f"no evaluation data at {DATA}: set TRUSTSOC_TEST_DATA")
-    with gzip.open(source, "rt", encoding="utf-8") as file:
-        expected = [json.loads(line)["line"] for line in file]
+    source = data_file("loghub/OpenSSH.jsonl.gz")
+    expected = [row["line"] for row in json_lines("loghub/OpenSSH.jsonl.gz")]
     outcome = run("send", str(source), "--field", "line", "--host", "LabSZ", "--json")
     assert outcome.code == 0
     assert (outcome.json["accepted"], outcome.json["without_time"]) == (len(expected), 0)

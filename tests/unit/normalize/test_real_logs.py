@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import lzma
-import os
-from collections.abc import Iterator
-from pathlib import Path
+from itertools import islice
 from typing import Any
 
 import pytest
 
 from detect.normalize import default_normalizer
 from detect.record import LogRecord, RecordRef
+from tests.evaluation_data import data_file, json_lines
 
-DATA = Path(os.environ.get("TRUSTSOC_TEST_DATA") or Path(__file__).parents[4] / "shared" / "data")
-pytestmark = [
-    pytest.mark.data,
-    pytest.mark.skipif(not DATA.is_dir(), reason=f"no evaluation data in {DATA}; set TRUSTSOC_TEST_DATA"),
-]
+pytestmark = pytest.mark.data
 NORMALIZER = default_normalizer()
-
-
-def lines(name: str, limit: int = 1_000_000) -> Iterator[Any]:
-    path = DATA / name
-    with (lzma if path.suffix == ".xz" else gzip).open(path, "rt", encoding="utf-8") as file:
-        for number, line in enumerate(file):
-            if number >= limit:
-                return
-            yield json.loads(line)
 
 
 def record(body: Any) -> LogRecord:
@@ -47,18 +31,18 @@ def record(body: Any) -> LogRecord:
     ],
 )
 def test_lines_of_known_formats_are_known(name: str, share: float) -> None:
-    names = [NORMALIZER.recognise(record(entry["line"])) for entry in lines(name)]
+    names = [NORMALIZER.recognise(record(entry["line"])) for entry in json_lines(name)]
     assert sum(map(bool, names)) >= share * len(names)
 
 
 def test_every_line_of_every_raw_log_has_a_view() -> None:
-    for path in sorted((DATA / "loghub").glob("*.jsonl.gz")):
-        for entry in lines(f"loghub/{path.name}"):
+    for path in sorted(data_file("loghub").glob("*.jsonl.gz")):
+        for entry in json_lines(f"loghub/{path.name}"):
             assert NORMALIZER.normalize(record(entry["line"])).message
 
 
 def test_every_windows_event_of_the_attack_samples_is_known_as_text_and_as_object() -> None:
-    for case in lines("evtx_attack.jsonl.xz"):
+    for case in json_lines("evtx_attack.jsonl.xz"):
         for event in case["events"]:
             seen = NORMALIZER.normalize(record(event))
             assert seen.logsource.product == "windows"
@@ -67,6 +51,6 @@ def test_every_windows_event_of_the_attack_samples_is_known_as_text_and_as_objec
 
 
 def test_every_event_of_the_scenarios_has_a_view() -> None:
-    for path in sorted((DATA / "mordor").glob("*.jsonl.xz")):
-        for event in lines(f"mordor/{path.name}", limit=300):
+    for path in sorted(data_file("mordor").glob("*.jsonl.xz")):
+        for event in islice(json_lines(f"mordor/{path.name}"), 300):
             assert NORMALIZER.normalize(record(json.dumps(event))).message

@@ -48,20 +48,20 @@ log_record = st.dictionaries(
 ).flatmap(lambda base: any_value.map(lambda body: {"body": body} | base))
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(st.binary(max_size=400))
 def test_any_bytes_as_protobuf(payload: bytes) -> None:
     otlp_law("otlp_protobuf", payload)
     detector_law("otlp_protobuf", payload)
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(st.one_of(st.binary(max_size=200), st.text(max_size=200).map(str.encode)))
 def test_any_bytes_as_json(payload: bytes) -> None:
     otlp_law("otlp_json", payload)
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(st.lists(log_record, max_size=4), noise)
 def test_requests_of_the_right_shape_with_anything_inside(records: list[Any], resource: Any) -> None:
     request = {"resourceLogs": [{"resource": resource, "scopeLogs": [{"logRecords": records}]}]}
@@ -70,7 +70,7 @@ def test_requests_of_the_right_shape_with_anything_inside(records: list[Any], re
     detector_law("otlp_json", payload)
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(st.data())
 def test_real_requests_with_damage(data: st.DataObject) -> None:
     request = ExportLogsServiceRequest()
@@ -85,7 +85,7 @@ def test_real_requests_with_damage(data: st.DataObject) -> None:
     detector_law("otlp_protobuf", payload)
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(st.binary(max_size=300), st.integers(0, 20), st.integers(0, 255))
 def test_any_bytes_and_damaged_gzip_inflate_within_the_limit(body: bytes, place: int, value: int) -> None:
     inflate_law(body)

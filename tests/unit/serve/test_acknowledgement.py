@@ -22,9 +22,10 @@ from serve.ingest.otlp_http import OtlpHttpDoor
 from serve.ingest.receipts import ReceiptSigner, verify_receipt
 from serve.ingest.senders import KeyCheck
 from store.tenants import Principal
+from tests.contract.memory_journal import MemoryJournal
 from tests.unit.serve.test_envelope import NOW, ROW
 from tests.unit.serve.test_envelope import Edge as SignedEdge
-from tests.unit.serve.test_ingest import BODY, LIMITS, TENANT, MemoryJournal
+from tests.unit.serve.test_ingest import BODY, LIMITS, TENANT
 from tests.unit.serve.test_receipts import EXAMPLE_KEY
 
 SIGNER = ReceiptSigner([EXAMPLE_KEY])
@@ -62,14 +63,14 @@ class Doors:
 
         sent = {"content-type": PROTOBUF, "authorization": f"Bearer {key}"}
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return await self._http.handle(sent | named, stream(), lambda: 1.0)
+        return await self._http.handle(sent | named, stream())
 
     async def grpc(self, body: bytes, **metadata: str) -> GrpcAnswer:
         async def read() -> bytes:
             return body
 
         named = {name.replace("_", "-"): value for name, value in metadata.items()}
-        return await self._grpc.handle({"authorization": "Bearer good"} | named, read, lambda: 1.0)
+        return await self._grpc.handle({"authorization": "Bearer good"} | named, read)
 
 
 @pytest.fixture

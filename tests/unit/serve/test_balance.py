@@ -151,7 +151,7 @@ def play(steps: list) -> Sender:
     return sender
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(STEPS)
 def test_lost_requests_lost_answers_retries_and_restarts_balance(steps: list) -> None:
     sender = play(steps)
@@ -160,7 +160,7 @@ def test_lost_requests_lost_answers_retries_and_restarts_balance(steps: list) ->
     assert sender.server.state(sender.run, sender.statement()) == BALANCED
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(STEPS)
 def test_one_record_that_the_server_lost_is_found(steps: list) -> None:
     sender = play(steps)
@@ -176,7 +176,7 @@ def test_one_record_that_the_server_lost_is_found(steps: list) -> None:
     )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(STEPS)
 def test_one_record_in_the_sender_s_name_is_found_once_the_sender_has_seen_what_came_after(steps: list) -> None:
     sender = play(steps)
@@ -193,7 +193,7 @@ def test_one_record_in_the_sender_s_name_is_found_once_the_sender_has_seen_what_
     assert (verdict.missing, verdict.excess) == (0, 1)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(STEPS, st.integers(1, 5))
 def test_records_that_vanish_in_the_sender_are_found(steps: list, lost: int) -> None:
     sender = play(steps)

@@ -28,7 +28,9 @@ from store.nonces import Nonce
 from store.postgres import StorageUnavailable
 from store.signing_keys import SigningKeyRow
 from store.tenants import Principal
-from tests.unit.serve.test_ingest import BODY, LIMITS, MemoryJournal, request
+from tests.contract.memory_journal import MemoryJournal
+from tests.contract.wire.lanes import request
+from tests.unit.serve.test_ingest import BODY, LIMITS
 
 TENANT = TenantId(UUID("11111111-1111-4111-8111-111111111111"))
 OTHER = TenantId(UUID("22222222-2222-4222-8222-222222222222"))
@@ -53,7 +55,7 @@ class Edge:
         authenticator = Authenticator(self._check, self._name_of, self._monotonic, 5.0, self.seal)
         keyring = SigningKeyring(self._fetch, folder, self._monotonic, 5.0)
         check = self.check = EnvelopeCheck(authenticator, keyring, self._spend, lambda: self.now, 300.0)
-        otlp = OtlpHttpDoor(check, Intake(self.journal, lambda _: None, self.metrics), self.metrics, LIMITS)
+        otlp = OtlpHttpDoor(check, Intake(self.journal, lambda _: None, self.metrics), self.metrics, LIMITS, "signed")
         self.door = SignedHttpDoor(otlp, lambda: self.now)
 
     @property
@@ -96,7 +98,7 @@ class Edge:
         async def stream() -> AsyncIterator[bytes]:
             yield body
 
-        return await self.door.handle(headers, stream(), self._monotonic)
+        return await self.door.handle(headers, stream())
 
     def reasons(self) -> dict[str, float]:
         samples = [sample for metric in self.metrics.registry.collect() for sample in metric.samples]
@@ -123,6 +125,7 @@ async def test_a_signed_batch_is_stored_as_its_agents(edge: Edge) -> None:
     assert (row.tenant, row.agent, row.idempotency_key, row.payload) == (TENANT, "web-1", b"key:batch-1", BODY)
     [expires] = edge.spent.values()
     assert expires >= NOW + timedelta(seconds=300), "a nonce is kept while its timestamp could still be taken"
+    assert edge.metrics.registry.get_sample_value("trustsoc_ingest_door_records_total", {"door": "signed"}) == 2
 
 
 async def test_a_retry_with_a_new_nonce_and_the_same_key_is_a_duplicate(edge: Edge) -> None:

@@ -12,7 +12,6 @@ import pytest
 from google.rpc.code_pb2 import Code
 from google.rpc.status_pb2 import Status
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
-    ExportLogsServiceRequest,
     ExportLogsServiceResponse,
 )
 
@@ -23,32 +22,15 @@ from serve.errors import JSON, PROTOBUF, WireAnswer
 from serve.ingest.intake import Intake
 from serve.ingest.otlp_http import IngestLimits, OtlpHttpDoor
 from serve.ingest.senders import KeyCheck
-from store.journal import Appended, IdempotencyConflict, JournalEntry, Overloaded
+from store.journal import Overloaded
 from store.postgres import StorageUnavailable
 from store.tenants import KeyRefused, Principal
+from tests.contract.memory_journal import MemoryJournal
+from tests.contract.wire.lanes import request
 
 TENANT = TenantId(UUID("11111111-1111-4111-8111-111111111111"))
 OTHER = "22222222-2222-4222-8222-222222222222"
 LIMITS = IngestLimits(compressed=200_000, decompressed=2_000_000)
-
-
-class MemoryJournal:
-    """Keeps the promises of the journal for one process: keys are unique per agent, a repeat gets the first seq."""
-
-    def __init__(self) -> None:
-        self.rows: list[JournalEntry] = []
-        self.trouble: Exception | None = None
-
-    async def append(self, entry: JournalEntry) -> Appended:
-        if self.trouble is not None:
-            raise self.trouble
-        for seq, row in enumerate(self.rows, start=1):
-            if (row.tenant, row.agent, row.idempotency_key) == (entry.tenant, entry.agent, entry.idempotency_key):
-                if row.digest != entry.digest:
-                    raise IdempotencyConflict("another body")
-                return Appended(seq, duplicate=True)
-        self.rows.append(entry)
-        return Appended(len(self.rows), duplicate=False)
 
 
 class Edge:
@@ -91,20 +73,12 @@ class Edge:
 
         sent = {"content-type": kind, "authorization": f"Bearer {key}"}
         sent |= {name.replace("_", "-"): value for name, value in headers.items()}
-        return await self.ingest.handle(sent, stream(), lambda: self.now)
+        return await self.ingest.handle(sent, stream())
 
 
 @pytest.fixture
 def edge() -> Edge:
     return Edge()
-
-
-def request(*lines: str) -> ExportLogsServiceRequest:
-    message = ExportLogsServiceRequest()
-    records = message.resource_logs.add().scope_logs.add().log_records
-    for line in lines:
-        records.add().body.string_value = line
-    return message
 
 
 BODY = request("one", "two").SerializeToString()

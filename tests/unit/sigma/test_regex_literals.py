@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from detect.sigma import load_rule_set, starter_pack
@@ -78,7 +78,6 @@ def test_a_found_pattern_has_a_required_text(pattern: str, flags: str, text: str
         assert any(piece in folded(text) for piece in required), required
 
 
-@settings(deadline=None)  # the first text made for a pattern takes long
 @given(st.sampled_from(STARTER_PATTERNS), st.data())
 def test_texts_made_for_the_starter_rules_have_theirs(regex: Regex, data: st.DataObject) -> None:
     text = data.draw(st.from_regex(re.compile(regex.pattern, re.IGNORECASE if "i" in regex.flags else 0)))

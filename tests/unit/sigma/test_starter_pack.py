@@ -8,13 +8,10 @@ of a detection rule is one line, or one JSON object for structured logs. A case 
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -25,9 +22,9 @@ from detect.event import SEVERITIES
 from detect.normalize import Normalizer, default_normalizer
 from detect.record import LogRecord, NormalizedRecord, RecordRef
 from detect.sigma import CompiledMatcher, RuleSet, SigmaDetector, load_rule_set, starter_pack
+from tests.evaluation_data import reader
 from tests.unit.sigma.records import SECOND, T0, TENANT
 
-DATA = Path(os.environ.get("TRUSTSOC_TEST_DATA", Path(__file__).parents[3].parent / "shared" / "data"))
 DOCUMENTS = [
     (path, document) for path, text in starter_pack() for document in yaml.safe_load_all(text) if document is not None
 ]
@@ -115,19 +112,9 @@ def test_ids_titles_and_names_are_unique() -> None:
         assert [value for value, count in Counter(values).items() if count > 1] == []
 
 
-def _data() -> Any:
-    if not (DATA / "load.py").exists():
-        pytest.skip(f"the evaluation data is not at {DATA}; set TRUSTSOC_TEST_DATA")
-    spec = importlib.util.spec_from_file_location("evaluation_data", DATA / "load.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.Data()
-
-
 @pytest.mark.data
 def test_techniques_are_active_and_stand_under_a_tactic_that_is_tagged() -> None:
-    techniques = {technique["id"]: technique for technique in _data().attack_techniques()}
+    techniques = {technique["id"]: technique for technique in reader().attack_techniques()}
     for rule in (*rule_set().rules, *rule_set().correlations):
         assert rule.techniques, rule.title
         tactics = {tactic for name in rule.techniques for tactic in techniques[name]["tactics"]}
@@ -141,7 +128,7 @@ def test_ordinary_logs_raise_next_to_nothing() -> None:
     detector = SigmaDetector(TENANT, load_rule_set(starter_pack()))
     fired: Counter[tuple[str, str]] = Counter()
     lines = 0
-    for position, item in enumerate(_data().normal_lines()):
+    for position, item in enumerate(reader().normal_lines()):
         lines += 1
         for event in detector.observe(seen(item["line"], at=position, position=position)):
             fired[event.severity, event.title] += 1
@@ -154,7 +141,7 @@ def test_real_password_guessing_is_found() -> None:
     """The OpenSSH sample of loghub is full of it; times are taken one second apart, as its lines come."""
     detector = SigmaDetector(TENANT, load_rule_set(starter_pack()))
     fired: Counter[str] = Counter()
-    for position, item in enumerate(_data().loghub("OpenSSH")):
+    for position, item in enumerate(reader().loghub("OpenSSH")):
         for event in detector.observe(seen(item["line"], at=position, position=position)):
             fired[event.title] += 1
     assert fired["SSH Password Guessing From One Source"] >= 5
