@@ -6,6 +6,7 @@ equations ask (serve/ingest/balance.py); at the end they are stated to the serve
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import secrets
 from dataclasses import dataclass, field
@@ -98,7 +99,7 @@ class ReceiptCheck:
         self._keys: Any = None
 
     def check(self, text: str, body: bytes, records: int) -> None:
-        """Raises CommandError unless the receipt is signed and speaks of this body and so many records."""
+        """Raises CommandError unless the receipt is signed and speaks of this gzip body and so many records."""
         known = self._keys is not None
         self._keys = self._keys or self._fetch()
         try:
@@ -108,7 +109,7 @@ class ReceiptCheck:
                 self._keys = None
                 return self.check(text, body, records)
             raise CommandError(f"the server's receipt is not good: {error}") from error
-        if (receipt.digest, receipt.records) != (hashlib.sha256(body).hexdigest(), records):
+        if (receipt.digest, receipt.records) != (hashlib.sha256(gzip.decompress(body)).hexdigest(), records):
             raise CommandError(
                 f"the server's receipt is of another batch: it says {receipt.records} records with SHA-256 "
                 f"{receipt.digest}, sent were {records}"

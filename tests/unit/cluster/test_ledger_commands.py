@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 from pathlib import Path
@@ -153,7 +154,9 @@ class Books:
     def take(self, asked: Any) -> Any:
         self.runs.add(asked.headers["x-agent-run"])
         self.seq += 1
-        claims = Receipt("tenant", "batch", self.seq, hashlib.sha256(asked.body).hexdigest(), self.records)
+        claims = Receipt(
+            "tenant", "batch", self.seq, hashlib.sha256(gzip.decompress(asked.body)).hexdigest(), self.records
+        )
         headers = {"X-Batch-Seq": str(self.seq), "X-Batch-Duplicate": "false", "X-Receipt": self.signer.sign(claims)}
         return self._answer(200, b"", headers | self.headers, PROTOBUF)
 
