@@ -199,7 +199,7 @@ class TenantJudge:
     async def keep(self, shard: int, epoch: int) -> bool:
         """Stores a snapshot of what was judged since the last one, before this state is let go. Raises Fenced."""
         if self._packing is not None:
-            await self._packing
+            await asyncio.wait({self._packing})  # however it ends
         detector = self._detector
         if detector is None or not self._pace.batches or self.last_received is None:
             return False

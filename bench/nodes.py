@@ -6,6 +6,7 @@ the differences between what is stored and an undisturbed run over the same jour
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import itertools
 import json
@@ -190,10 +191,14 @@ def _await_progress(base_url: str, key: str, sender: Sender) -> None:
 
 def main() -> int:
     """Prints the outcome as JSON; exit status 1 when a promise broke."""
+    parser = argparse.ArgumentParser(prog="python -m bench.nodes", description=__doc__)
+    parser.add_argument("--unkept", action="store_true", help="leave bench/results as it is")
+    unkept = parser.parse_args().unkept
     with tempfile.TemporaryDirectory(prefix="trustsoc-nodes-") as folder:
         Path(folder).chmod(0o711)
         loss = measure(Path(folder), lambda text: print(text, file=sys.stderr, flush=True))
-    keep([Figure("node lost to judged again", loss.recovered_s, "s", 15, "lower", "python -m bench.nodes")])
+    if not unkept:
+        keep([Figure("node lost to judged again", loss.recovered_s, "s", 15, "lower", "python -m bench.nodes")])
     print(json.dumps(asdict(loss)))
     return 1 if loss.broken_promises else 0
 

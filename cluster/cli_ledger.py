@@ -64,7 +64,7 @@ def receipt_verify(
         typer.Option("--keys", help="A saved key set.", show_default="the cluster's", exists=True, dir_okay=False),
     ] = None,
     body: Annotated[
-        Path | None, typer.Option("--body", help="The body as it was sent: its SHA-256 must be the receipt's.")
+        Path | None, typer.Option("--body", help="The body before compression: its SHA-256 must be the receipt's.")
     ] = None,
     online: Annotated[bool, typer.Option("--online", help="Ask whether the journal still holds the batch.")] = False,
     data_dir: DataDir = None,

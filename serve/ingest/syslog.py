@@ -109,7 +109,7 @@ class SyslogDoor:
             await SyslogConnection(self._parts, reader, peer, sender).run()
         except ConnectionRefused:
             outcome = "refused"
-        except Exception:  # the other connections go on; this one's sender sees its end and sends again
+        except Exception:  # a defect costs this connection what it had gathered, as a kill would; the others go on
             outcome = "failed"
             logger.exception("a syslog connection failed")
         finally:
