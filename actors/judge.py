@@ -11,11 +11,11 @@ from uuid import UUID
 
 import structlog
 
+from actors.forked_copy import CopyFailed, ForkedCopy, fork_copy
 from actors.rules import RuleLibrary
-from actors.snapshot_pace import Gently, SnapshotPace, uncollected
+from actors.snapshot_pace import SnapshotPace, uncollected
 from detect.batch import BatchOutput
 from detect.record import TenantId
-from detect.snapshot_capture import CapturedState
 from detect.tenant import TenantDetector
 from models.ewma import EwmaModel
 from store.detections import load_state, write_output
@@ -37,7 +37,7 @@ class TurnLimits:
     """What one turn of a tenant may take: journal rows, bytes of payload, and records (at least one row).
 
     `replay_horizon` is how far back snapshots are kept for replays; one that takes `dear_snapshot_s` of processor time
-    is made beside the judging.
+    is made by a copy of the process, which may take `longest_packing_s`.
     """
 
     rows: int
@@ -45,6 +45,7 @@ class TurnLimits:
     records: int
     replay_horizon: timedelta = REPLAY_HORIZON
     dear_snapshot_s: float = 0.1
+    longest_packing_s: float = 120.0
 
 
 @dataclass(slots=True)
@@ -66,13 +67,13 @@ class Turn:
 class _Judged:
     """What some consecutive batches came to, to be stored by one transaction.
 
-    `snapshot` goes with it; `captured` is packed and stored afterwards, while judging goes on.
+    `snapshot` goes with it; what `copy` makes is stored afterwards, while judging goes on.
     """
 
     outputs: list[BatchOutput]
     received: dict[int, datetime]
     snapshot: Snapshot | None = None
-    captured: CapturedState | None = None
+    copy: ForkedCopy | None = None
 
 
 # A turn ends then, so that the other tenants have theirs.
@@ -89,6 +90,7 @@ class TenantJudge:
         self._limits = limits
         self._detector: TenantDetector | None = None
         self._pace = SnapshotPace(dear_s=limits.dear_snapshot_s)
+        self._copy: ForkedCopy | None = None  # begun, and what it holds is not stored yet
         self._packing: asyncio.Task[None] | None = None
         self.last_received: datetime | None = None
 
@@ -113,6 +115,9 @@ class TenantJudge:
             if committing is not None:
                 committing.cancel()
                 await asyncio.gather(committing, return_exceptions=True)
+            if self._copy is not None:
+                self._copy.abandon()
+                self._copy = None
             raise
         return turn
 
@@ -125,12 +130,17 @@ class TenantJudge:
         judged = _Judged(outputs, {row.seq: row.received for row in rows})
         pace = self._pace
         pace.judged(len(rows), seconds)
-        if self._packing is not None or not pace.due(snapshot_due(pace.batches, now - pace.at)):
+        busy = self._copy is not None or self._packing is not None
+        if busy or not pace.due(snapshot_due(pace.batches, now - pace.at)):
             return judged
         pace.restart(now)
         if pace.dear:
-            return replace(judged, captured=await asyncio.to_thread(_captured, detector))
-        return replace(judged, snapshot=await self._snapshot(detector.capture, rows[-1].received))
+            try:
+                self._copy = await asyncio.to_thread(fork_copy, detector.snapshot)
+                return replace(judged, copy=self._copy)
+            except OSError as error:
+                logger.warning("no room for a copy: judging waits for the snapshot", error=str(error))
+        return replace(judged, snapshot=await self._snapshot(detector, rows[-1].received))
 
     async def _observed(self, detector: TenantDetector, rows: list[JournalRow]) -> tuple[float, list[BatchOutput]]:
         """What the rows come to, and the seconds of processor time that judging them took."""
@@ -145,21 +155,17 @@ class TenantJudge:
 
         return await asyncio.to_thread(observe)
 
-    async def _snapshot(
-        self, capture: Callable[[], CapturedState], received: datetime, *, gently: bool = False
-    ) -> Snapshot:
+    async def _snapshot(self, detector: TenantDetector, received: datetime) -> Snapshot:
         """A snapshot made in a thread; what it takes is what the next one is expected to take."""
 
-        def pack() -> tuple[float, Snapshot]:
+        def pack() -> tuple[float, bytes]:
             began = time.thread_time()
-            between = (Gently(),) if gently else ()
             with uncollected():
-                captured = capture()
-                snapshot = Snapshot(captured.seq, TenantDetector.FORMAT, captured.pack(*between), received)
-            return time.thread_time() - began, snapshot
+                state = detector.snapshot()
+            return time.thread_time() - began, state
 
-        self._pace.cost_s, snapshot = await asyncio.to_thread(pack)
-        return snapshot
+        self._pace.cost_s, state = await asyncio.to_thread(pack)
+        return Snapshot(detector.seq, detector.FORMAT, state, received)
 
     async def _commit(self, judged: _Judged, shard: int, epoch: int) -> None:
         await write_output(
@@ -172,16 +178,17 @@ class TenantJudge:
             snapshot=judged.snapshot,
             replay_horizon=self._limits.replay_horizon,
         )
-        if judged.captured is not None:
-            received = judged.received[judged.captured.seq]
-            self._packing = asyncio.create_task(self._pack(judged.captured, received, shard, epoch))
+        if judged.copy is not None:
+            self._copy = None
+            self._packing = asyncio.create_task(self._pack(judged.copy, *max(judged.received.items()), shard, epoch))
 
-    async def _pack(self, captured: CapturedState, received: datetime, shard: int, epoch: int) -> None:
-        """Stores a dear snapshot beside the judging. Without it a restart begins at the one before."""
+    async def _pack(self, copy: ForkedCopy, seq: int, received: datetime, shard: int, epoch: int) -> None:
+        """Stores what the copy makes of the state after `seq`. Without it a restart begins at the snapshot before."""
         try:
-            await self._store(await self._snapshot(lambda: captured, received, gently=True), shard, epoch)
-        except (Fenced, StorageUnavailable) as error:
-            logger.warning("a snapshot was not stored", tenant=str(self.tenant), seq=captured.seq, error=str(error))
+            self._pace.cost_s, state = await copy.result(self._limits.longest_packing_s)
+            await self._store(Snapshot(seq, TenantDetector.FORMAT, state, received), shard, epoch)
+        except (CopyFailed, Fenced, StorageUnavailable) as error:
+            logger.warning("a snapshot was not stored", tenant=str(self.tenant), seq=seq, error=str(error))
 
     def _end_packing(self) -> None:
         """Forgets a packing that has ended; raises what it should not have ended with."""
@@ -203,7 +210,7 @@ class TenantJudge:
         detector = self._detector
         if detector is None or not self._pace.batches or self.last_received is None:
             return False
-        stored = await self._store(await self._snapshot(detector.capture, self.last_received), shard, epoch)
+        stored = await self._store(await self._snapshot(detector, self.last_received), shard, epoch)
         self._pace.batches = 0
         return stored
 
@@ -237,11 +244,6 @@ class TenantJudge:
     async def _read(self, after: int) -> list[JournalRow]:
         async with detector_transaction(self._pool, self.tenant) as transaction:
             return await read_journal(transaction, after, self._limits.rows, self._limits.bytes)
-
-
-def _captured(detector: TenantDetector) -> CapturedState:
-    with uncollected():
-        return detector.capture()
 
 
 def _cut(rows: list[JournalRow], records: int) -> list[list[JournalRow]]:

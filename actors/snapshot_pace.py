@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,18 +45,6 @@ class SnapshotPace:
     def restart(self, at: float) -> None:
         """A snapshot was taken, or read."""
         self.at, self.batches, self.judging_s = at, 0, 0.0
-
-
-class Gently:
-    """Called between the parts of some work, rests as long as the part took: the judging beside it goes first."""
-
-    def __init__(self) -> None:
-        self._since = time.thread_time()
-
-    def __call__(self) -> None:
-        """Rests."""
-        time.sleep(max(0.0, time.thread_time() - self._since))
-        self._since = time.thread_time()
 
 
 @contextmanager

@@ -192,16 +192,12 @@ class CapturedSigma(NamedTuple):
         """What the correlations cite; what several of them hold of one match is given once."""
         return {id(cited): cited for held in self.correlations.values() for cited in held.evidence()}.values()
 
-    def written(self, numbers: Mapping[Evidence, int] | None, between: Callable[[], None] | None = None) -> Any:
-        """Plain JSON values; with `numbers`, evidence stands as its number. `between` is called after each
-        correlation."""
+    def written(self, numbers: Mapping[Evidence, int] | None) -> Any:
+        """Plain JSON values; with `numbers`, evidence stands as its number."""
         writer = None if numbers is None else ContributionWriter(numbers)
-        correlations = {}
-        for rule_id, held in self.correlations.items():
-            correlations[rule_id] = held.written(writer)
-            if between is not None:
-                between()
-        return self.header | {"correlations": correlations}
+        return self.header | {
+            "correlations": {rule_id: held.written(writer) for rule_id, held in self.correlations.items()}
+        }
 
 
 def _fingerprints(rules: RuleSet) -> dict[str, str]:

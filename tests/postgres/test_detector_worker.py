@@ -11,10 +11,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
 from actors.control import enforce_rules
 from actors.detector import DetectorDsns, ShardPlan, ShardWorker
+from actors.judge import TenantJudge, TurnLimits
+from actors.rules import RuleLibrary
+from actors.shard_claims import ShardClaims
 from detect.record import TenantId
 from detect.sigma import load_rule_set, pack_bytes, starter_pack
 from store.journal import JournalEntry, JournalWriter
@@ -171,6 +175,26 @@ async def test_a_snapshot_made_beside_the_judging_is_one_to_go_on_from(database:
     expected, actual = await verdict(database, calm), await verdict(database, restless)
     for table, rows in expected.items():
         assert rows and actual[table] == rows, table
+
+
+@pytest.mark.parametrize("longest_packing_s", [0.0, 60.0], ids=["every packing fails", "packings at work"])
+async def test_letting_go_of_a_tenant_stores_its_whole_state(database: Database, longest_packing_s: float) -> None:
+    tenant = await new_tenant(database)
+    await append(database, tenant, BATCHES[:10])
+    pool, superuser = await database.detector(), await database.superuser()
+    claims = ShardClaims("one", ("one",), 64, handover_s=5.0)
+    await claims.reconcile(pool, 0.0)
+    held = claims.shard_of(tenant), claims.epochs[claims.shard_of(tenant)]
+    limits = TurnLimits(4, 2**20, 10, dear_snapshot_s=0.0, longest_packing_s=longest_packing_s)
+    judge = TenantJudge(tenant, pool, RuleLibrary.of_detector(pool), limits)
+    while (await judge.turn(*held, lambda batches, _: batches > 0, 0.0)).rows:
+        pass
+    newest = "SELECT max(seq) FROM detector_snapshots WHERE tenant_id = $1"
+    assert await mark(database, tenant) == len(BATCHES[:10]) + 1
+    if not longest_packing_s:
+        assert await superuser.fetchval(newest, tenant) is None
+    await judge.keep(*held)
+    assert await superuser.fetchval(newest, tenant) == len(BATCHES[:10]) + 1
 
 
 async def test_a_cancelled_worker_leaves_nothing_half_written(database: Database) -> None:
