@@ -21,6 +21,15 @@ async def append_rules(journal: JournalWriter, tenant: TenantId, digest: str, re
     return await _append(journal, tenant, {"type": "rules", "digest": digest}, received)
 
 
+async def append_rule_revision(
+    journal: JournalWriter, tenant: TenantId, digest: str, revision: int, received: datetime
+) -> Appended:
+    """The same for a revision of the tenant's rules: one row, however often and by whomever it is asked for."""
+    body = orjson.dumps({"type": "rules", "digest": digest}, option=orjson.OPT_SORT_KEYS)
+    key = hashlib.sha256(f"rules:{revision}:{digest}".encode()).digest()
+    return await append_control(journal, tenant, body, idempotency_key=key, digest=key, received=received)
+
+
 async def append_tick(journal: JournalWriter, tenant: TenantId, received: datetime) -> Appended:
     """Lets time pass for a tenant that fell silent, so that its windows close."""
     return await _append(journal, tenant, {"type": "tick"}, received)

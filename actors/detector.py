@@ -15,9 +15,11 @@ import gc
 import os
 import threading
 import time
-from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import structlog
 
@@ -25,6 +27,7 @@ from actors.control import append_tick
 from actors.held_tenants import HeldTenants
 from actors.judge import SnapshotUnusable, TenantJudge, TurnLimits
 from actors.logs import configure_logs
+from actors.rule_cost import RuleCosts
 from actors.rules import RuleLibrary
 from actors.shard_claims import ShardClaims
 from detect.record import TenantId
@@ -36,13 +39,15 @@ from store.snapshots import REPLAY_HORIZON
 logger = structlog.get_logger("detector")
 
 _RETRY_S = 1.0
+_REPORTED_RULES = 200
 
 
 @dataclass(frozen=True, slots=True)
 class ShardPlan:
     """How one actor works: its name, and its pace (seconds, rows, bytes).
 
-    `actors` share the shards until the store has a plan, which may change while they work.
+    `actors` share the shards until the store has a plan, which may change while they work. `rule_cache` is the folder
+    of compiled rules; see RuleCache.at.
     """
 
     name: str
@@ -61,6 +66,7 @@ class ShardPlan:
     max_tenants: int = 500
     replay_horizon: timedelta = REPLAY_HORIZON
     dear_snapshot_s: float = 0.1
+    rule_cache: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +95,12 @@ class ShardReport:
     evicted: int = 0
     shards: int = 0
     lag_batches: int = 0
+    rule_hits: Counter[str] = field(default_factory=Counter)
+    rule_cost: dict[str, float] = field(default_factory=dict)
 
-    def add(self, batches: int, counts: dict[str, int]) -> None:
-        """Adds one turn's counts."""
+    def add(self, batches: int, counts: dict[str, int], hits: Mapping[str, int]) -> None:
+        """Adds one turn's counts, and the events of each rule."""
+        self.rule_hits.update(hits)
         self.batches += batches
         self.records += counts.get("records", 0)
         self.events += counts.get("events", 0)
@@ -189,7 +198,7 @@ class _Work:
         self._claims = claims
         self._clock = clock
         self._report = report
-        library = RuleLibrary.of_detector(pool)
+        library = RuleLibrary.of_detector(pool, RuleCosts(report.rule_cost), plan.rule_cache)
         limits = TurnLimits(
             plan.turn_rows, plan.turn_bytes, plan.turn_records, plan.replay_horizon, plan.dear_snapshot_s
         )
@@ -233,7 +242,7 @@ class _Work:
             )
             return 0
         self._held.went_well(tenant)
-        self._report.add(turn.rows, turn.counts)
+        self._report.add(turn.rows, turn.counts, turn.hits)
         await self._let_go(self._held.surplus())
         return turn.rows
 
@@ -323,9 +332,13 @@ class DetectorShard:
         """A hint that some tenant's journal has grown. Losing it costs at most the poll interval."""
         self._loop.call_soon_threadsafe(self._worker.wake)
 
-    def report_now(self) -> dict[str, str | float]:
-        """Counts since the start, lag and state, for /api/status and /metrics."""
-        return asdict(self._worker.report)
+    def report_now(self) -> dict[str, Any]:
+        """Counts since the start, lag and state, for /api/status and /metrics; of the rules those that hit most."""
+        report = self._worker.report
+        hits = report.rule_hits.copy()  # in one step, for the worker's thread goes on counting
+        named = {item.name: getattr(report, item.name) for item in fields(report)}
+        costs = sorted(report.rule_cost.copy().items(), key=lambda item: -item[1])[:_REPORTED_RULES]
+        return named | {"rule_hits": dict(hits.most_common(_REPORTED_RULES)), "rule_cost": dict(costs)}
 
     def process_id(self) -> int:
         """The actor's process, for those who test what happens when it dies."""

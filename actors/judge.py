@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -54,6 +55,7 @@ class Turn:
 
     rows: int = 0
     counts: dict[str, int] = field(default_factory=dict)
+    hits: Counter[str] = field(default_factory=Counter)
 
     def add(self, judged: _Judged) -> None:
         """Counts what was judged; it counts for something once it is stored."""
@@ -61,6 +63,9 @@ class Turn:
         for output in judged.outputs:
             for name, count in output.counts.items():
                 self.counts[name] = self.counts.get(name, 0) + count
+            self.hits.update(event.rule_id for event in output.events)
+            for fold in output.folds:
+                self.hits[fold.rule_id] += fold.added
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,15 +150,18 @@ class TenantJudge:
     async def _observed(self, detector: TenantDetector, rows: list[JournalRow]) -> tuple[float, list[BatchOutput]]:
         """What the rows come to, and the seconds of processor time that judging them took."""
         batches = [row.batch() for row in rows]
-        for batch in batches:
-            await self._library.load_for(batch)
+        held = [await self._library.load_for(batch) for batch in batches]
 
         def observe() -> tuple[float, list[BatchOutput]]:
             began = time.thread_time()
             outputs = [detector.observe(batch) for batch in batches]
-            return time.thread_time() - began, outputs
+            spent = time.thread_time() - began
+            self._library.sample_costs(detector.rules_digest, outputs)
+            return spent, outputs
 
-        return await asyncio.to_thread(observe)
+        seconds, outputs = await asyncio.to_thread(observe)
+        del held  # the rules of these batches are in force now, or were never
+        return seconds, outputs
 
     async def _snapshot(self, detector: TenantDetector, received: datetime) -> Snapshot:
         """A snapshot made in a thread; what it takes is what the next one is expected to take."""

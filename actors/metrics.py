@@ -6,7 +6,7 @@ one scrape of one port sees the whole system (Prometheus text format 0.0.4).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -64,6 +64,8 @@ GaugeName = Literal[
     "ledger_gaps",
     "ledger_missing_records",
     "ledger_excess_records",
+    "rule_hits",
+    "rule_cost_seconds",
 ]
 DETECTOR_GAUGES: tuple[GaugeName, ...] = tuple(name for name in get_args(GaugeName) if name.startswith("detector_"))
 MetricName = CounterName | HistogramName | GaugeName
@@ -138,6 +140,16 @@ METRICS: dict[str, MetricSpec] = {
     "ledger_excess_records": MetricSpec("gauge", "records", "Records that the journal has and no sender knows of."),
     "janitor_rows": MetricSpec("counter", "rows", "Rows and partitions made or deleted by a chore.", ("chore",)),
     "janitor_failures": MetricSpec("counter", "runs", "Runs of a chore that failed or were put off.", ("chore",)),
+    "rule_hits": MetricSpec(
+        "gauge", "events", "Events of the 50 rules that hit most since the detectors started.", ("rule",)
+    ),
+    "rule_cost_seconds": MetricSpec(
+        "gauge",
+        "seconds",
+        "Processor time of the 50 costliest rules since the detectors started, estimated from one record in 1,000: "
+        "each rule that was a candidate, judged alone.",
+        ("rule",),
+    ),
     "searches_refused": MetricSpec("counter", "searches", "Searches put off because too many ran at once."),
     "janitor_last_success_seconds": MetricSpec("gauge", "seconds", "When a chore last succeeded, epoch.", ("chore",)),
     "janitor_duration_seconds": MetricSpec("gauge", "seconds", "How long a chore's last success took.", ("chore",)),
@@ -186,6 +198,13 @@ class Metrics:
         """Sets a gauge."""
         gauge = self._gauges[name]
         (gauge.labels(**labels) if labels else gauge).set(value)
+
+    def replace(self, name: GaugeName, label: str, values: Mapping[str, float]) -> None:
+        """Sets a gauge for these values of its one label, and forgets every other."""
+        gauge = self._gauges[name]
+        gauge.clear()
+        for value, amount in values.items():
+            gauge.labels(**{label: value}).set(amount)
 
     def render(self) -> bytes:
         """The Prometheus text exposition."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -69,27 +69,30 @@ async def replay(pool: Pool, request: ReplayRequest) -> AsyncGenerator[Line, Non
     StorageUnavailable."""
     try:
         async with one_replay(pool, TenantId(request.tenant)):
-            async for line in _Replay(pool, request).lines():
+            async for line in ReplayFork(pool, request).lines():
                 yield line
     except ReplayRunning as error:
         raise ReplayRefused(409, str(error)) from error
 
 
-class _Replay:
+class ReplayFork:
+    """A tenant's detector over the journal again."""
+
     def __init__(self, pool: Pool, request: ReplayRequest) -> None:
         self._pool = pool
         self._request = request
         self._tenant = TenantId(request.tenant)
 
     async def lines(self) -> AsyncGenerator[Line, None]:
+        """Start, progress, result."""
         request = self._request
         other = await _other_rules(request)
         async with read_only_transaction(self._pool, self._tenant) as tx:
             mark, _ = await replay_bounds(tx)
             snapshot = await snapshot_at(tx, request.first - 1)
         last = _checked_last(request, mark)
-        library = RuleLibrary(self._fetch_pack)
-        detector = await self._detector(library, other, snapshot)
+        library = RuleLibrary(self.fetch_pack)
+        detector = await self.detector(library, other, snapshot)
         begin = detector.seq
         if last - begin > request.max_batches:
             raise ReplayRefused(
@@ -100,7 +103,7 @@ class _Replay:
         yield {"type": "start", "from": request.first, "to": last, "snapshot": begin, "batches": last - begin}
         said = Replayed(self._tenant, request.first, last)
         while detector.seq < last:
-            for row in await self._read(detector.seq, last):
+            for row in await self.read(detector.seq, last):
                 batch = row.batch()
                 await library.load_for(batch)
                 said.add(detector.observe(batch).events)
@@ -109,7 +112,7 @@ class _Replay:
         counted: Line = {**difference.counts, "samples": difference.samples}
         yield {"type": "result", "from": request.first, "to": last} | counted
 
-    async def _detector(self, library: RuleLibrary, other: RuleSet | None, snapshot: Snapshot | None) -> TenantDetector:
+    async def detector(self, library: RuleLibrary, other: RuleSet | None, snapshot: Snapshot | None) -> TenantDetector:
         """As it stood before the first batch, or at the nearest snapshot before; judging by `other` if there is one."""
         if other is not None:
             detector = TenantDetector(self._tenant, lambda _: other, EwmaModel)
@@ -123,7 +126,8 @@ class _Replay:
             raise ReplayRefused(409, f"the snapshot at {snapshot.seq} cannot be used: {error}") from error
         return detector
 
-    async def _read(self, after: int, last: int) -> list[JournalRow]:
+    async def read(self, after: int, last: int) -> list[JournalRow]:
+        """The next batches. Raises ReplayRefused when they are gone."""
         try:
             async with read_only_transaction(self._pool, self._tenant) as tx:
                 rows = await read_unpruned(tx, after, self._request.rows, self._request.bytes)
@@ -140,7 +144,8 @@ class _Replay:
         said.add_new(difference)
         return difference
 
-    async def _fetch_pack(self, digest: str) -> bytes | None:
+    async def fetch_pack(self, digest: str) -> bytes | None:
+        """The pack of a rule set."""
         async with read_only_transaction(self._pool, self._tenant) as tx:
             return await get_rule_set(tx, digest)
 
@@ -167,14 +172,19 @@ async def _other_rules(request: ReplayRequest) -> RuleSet | None:
 
 
 def replay_in_task(request: ReplayRequest) -> Iterator[Line]:
-    """The lines of a replay, in a process of its own. A failure is the last line (`error`), never an exception.
+    """The lines of a replay, in a process of its own; see in_task."""
+    yield from in_task(lambda pool: replay(pool, request))
+
+
+def in_task(lines_over: Callable[[Pool], AsyncGenerator[Line, None]]) -> Iterator[Line]:
+    """The lines that come out over a pool of the process. A failure is the last line (`error`), never an exception.
 
     The data source name comes from the environment of the process, never from an argument.
     """
     with suppress(OSError):  # beside ingest and detectors a replay has time
         os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)
     loop = asyncio.new_event_loop()
-    lines = _safe_lines(request)
+    lines = _safe_lines(lines_over)
     try:
         while True:
             yield loop.run_until_complete(anext(lines))
@@ -185,11 +195,11 @@ def replay_in_task(request: ReplayRequest) -> Iterator[Line]:
         loop.close()
 
 
-async def _safe_lines(request: ReplayRequest) -> AsyncGenerator[Line, None]:
+async def _safe_lines(lines_over: Callable[[Pool], AsyncGenerator[Line, None]]) -> AsyncGenerator[Line, None]:
     try:
         pool = await connect_pool(os.environ["TRUSTSOC_APP_DSN"], name="replay", min_size=0, max_size=2)
         try:
-            async for line in replay(pool, request):
+            async for line in lines_over(pool):
                 yield line
         finally:
             pool.terminate()

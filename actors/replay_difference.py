@@ -53,8 +53,10 @@ class ReplayDifference:
 class Replayed:
     """The events that a replay has said about the batches of a range."""
 
-    def __init__(self, tenant: TenantId, first: int, last: int) -> None:
+    def __init__(self, tenant: TenantId, first: int, last: int, ignored: frozenset[str] = frozenset()) -> None:
+        """`ignored` columns make no difference."""
         self._tenant = tenant
+        self._ignored = ignored
         self._first = first
         self._last = last
         self._said: dict[UUID, Said] = {}
@@ -92,9 +94,10 @@ class Replayed:
         columns = [
             name
             for place, name in enumerate(EVENT_COLUMNS)
-            if prints[place * _PRINT_BYTES :][:_PRINT_BYTES] != said.prints[place * _PRINT_BYTES :][:_PRINT_BYTES]
+            if name not in self._ignored
+            and prints[place * _PRINT_BYTES :][:_PRINT_BYTES] != said.prints[place * _PRINT_BYTES :][:_PRINT_BYTES]
         ]
-        difference.add("changed", stored, columns)
+        difference.add("changed" if columns else "same", stored, columns)
 
     def add_new(self, difference: ReplayDifference) -> None:
         """What was said and is not stored, after every stored event was compared."""

@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Iterator
+from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
+from actors.backtest import BacktestRequest, backtest_in_task
 from actors.replay import Line, ReplayRequest, replay_in_task
 
 
-async def replay_lines(request: ReplayRequest) -> AsyncGenerator[Line, None]:
-    """The lines of a replay that runs in a process of its own; leaving the loop early ends that process.
+def replay_lines(request: ReplayRequest) -> AsyncGenerator[Line, None]:
+    """The lines of a replay; see _lines."""
+    return _lines(replay_in_task, request)
+
+
+def backtest_lines(request: BacktestRequest) -> AsyncGenerator[Line, None]:
+    """The lines of a backtest; see _lines."""
+    return _lines(backtest_in_task, request)
+
+
+async def _lines(in_task: Callable[[Any], Iterator[Line]], request: object) -> AsyncGenerator[Line, None]:
+    """What runs in a process of its own says; leaving the loop early ends that process.
 
     Raises RayError when the process dies.
     """
-    task = ray.remote(replay_in_task)
+    task = ray.remote(in_task)
     lines = task.options(num_cpus=0, max_retries=0, num_returns="streaming").remote(request)
     try:
         async for reference in lines:

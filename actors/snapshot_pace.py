@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 # What a restart may have to judge again at most, as long as a snapshot is cheap, in seconds of judging.
 _REPLAY_S = 3.0
-# Snapshots take at most about this share of the judging.
-_LARGEST_SHARE = 0.5
+# Snapshots take at most about as much as the judging: what is dear is made beside it, on another core if there is one,
+# and the longer it is put off the more a restart has to judge again.
+_LARGEST_SHARE = 1.0
 
 
 @dataclass(slots=True)

@@ -1,6 +1,7 @@
 """`python -m bench [PART]`: measures, prints the table, keeps bench/results/latest.json.
 
-The parts: ingest and footprint on one fresh system, copy_rows, tenants, fairness and nodes each by their own command.
+The parts: ingest and footprint on one fresh system; copy_rows, tenants, sigma, hunt, fairness and nodes each by a
+command of its own.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from bench.system import running_system
 from cluster.llm_setup import llm_support
 
 # Each starts what it needs and keeps its own figures; some must be the first to import Ray.
-_APART = ("copy_rows", "tenants", "fairness", "nodes")
+_APART = ("copy_rows", "tenants", "sigma", "hunt", "fairness", "nodes")
 
 
 def main() -> int:

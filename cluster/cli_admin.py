@@ -10,6 +10,7 @@ from rich.text import Text
 
 from cluster import render
 from cluster.cli_options import AsJson, DataDir, Tenant, Url, keyring_of
+from cluster.cli_quota import quota
 from cluster.client import path_segment
 from cluster.credentials import make_key
 from cluster.terminal_text import text, visible
@@ -49,6 +50,9 @@ def tenant_list(data_dir: DataDir = None, url: Url = None, as_json: AsJson = Fal
     """All tenants."""
     with keyring_of(data_dir, url).admin_client() as client:
         render.show_items(client.listing("/api/admin/tenants"), render.tenants, as_json)
+
+
+tenant_app.command("quota")(quota)
 
 
 @key_app.command("create")

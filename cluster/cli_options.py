@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cluster.command_error import UsageError
-from cluster.credentials import ADMIN_KEY_VARIABLE, TENANT_KEY_VARIABLE, URL_VARIABLE, Keyring
+from cluster.credentials import Keyring
 from cluster.data_directory import DATA_DIRECTORY_VARIABLE, DataDirectory, default_data_directory
+from cluster.moments import parse_moment
+from cluster.variables import URL_VARIABLE
 
 DataDir = Annotated[
     Path | None,
@@ -41,11 +40,6 @@ Entity = Annotated[
     str | None, typer.Option("--entity", metavar="KIND:VALUE", help="About it, for example ip:203.0.113.7.")
 ]
 
-KEY_HELP = f"Keys for another machine's cluster: {TENANT_KEY_VARIABLE}, {ADMIN_KEY_VARIABLE}."
-
-_AGO = re.compile(r"(\d{1,6})([smhdw])")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-
 
 def directory_of(data_dir: Path | None) -> DataDirectory:
     """The data directory that the options name, or the default one."""
@@ -57,17 +51,5 @@ def keyring_of(data_dir: Path | None, url: str | None) -> Keyring:
 
 
 def moment(text: str | None, option: str) -> str | None:
-    """A time as the API wants it (RFC 3339, UTC). `2h` means two hours ago; a time without a zone is UTC."""
-    if text is None:
-        return None
-    now = datetime.now(UTC)
-    if match := _AGO.fullmatch(text.strip()):
-        return (now - timedelta(**{_UNITS[match[2]]: int(match[1])})).isoformat().replace("+00:00", "Z")
-    try:
-        stated = datetime.fromisoformat(text.strip())
-    except ValueError as error:
-        raise UsageError(
-            f"{option} {text!r} is no time: write 2026-03-01T12:00:00Z, 2026-03-01, or 30m, 2h, 7d for so long ago"
-        ) from error
-    stated = stated if stated.tzinfo else stated.replace(tzinfo=UTC)
-    return stated.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    """A time as the API wants it (RFC 3339, UTC); see cluster.moments."""
+    return None if text is None else parse_moment(text, option)

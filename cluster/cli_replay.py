@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-import httpx
-import orjson
 import typer
 from rich.console import Console
 from rich.text import Text
 
 from cluster import render
 from cluster.cli_options import AsJson, DataDir, Tenant, Url, keyring_of
-from cluster.client import open_http, problem_of
-from cluster.command_error import CommandError, NotRunningError, UsageError
-from cluster.progress_lines import ProgressLines
+from cluster.client import open_http
+from cluster.command_error import UsageError
+from cluster.replay_progress import SILENCE_S, followed
 from cluster.terminal_text import shortened, text, utc
 
-_SILENCE_S = 120.0
 _LARGEST_RULES = 15 * 2**20
 _VERDICTS = {
     "same": "said again exactly",
@@ -50,46 +46,12 @@ def replay(
         body["rules"] = _rule_files(rules)
     keyring = keyring_of(data_dir, url)
     key = keyring.tenant_key(tenant)
-    with open_http(keyring.base_url, key, _SILENCE_S, tenant) as http:
-        result = _result(http, keyring.base_url, body, quiet=as_json)
+    with open_http(keyring.base_url, key, SILENCE_S, tenant) as http:
+        result = followed(http, keyring.base_url, "/api/replay", body, name="replay", quiet=as_json)
     if as_json:
         render.print_json(result)
     else:
         _show(render.terminal(), result)
-
-
-def _result(http: httpx.Client, base_url: str, body: dict[str, Any], *, quiet: bool) -> dict[str, Any]:
-    console = Console(quiet=True) if quiet else render.terminal()
-    with ProgressLines(console) as progress:
-        progress("starting the replay")
-        for line in _lines(http, base_url, body):
-            match line.get("type"):
-                case "start":
-                    progress(f"judging {line.get('batches')} batches again, from batch {line.get('snapshot')} on")
-                case "progress":
-                    progress.update(f"{line.get('done')} of {line.get('total')}")
-                case "result":
-                    return line
-                case "error":
-                    raise CommandError(f"the replay failed: {line.get('detail')}")
-    raise CommandError("the replay ended without a result: see the server's log")
-
-
-def _lines(http: httpx.Client, base_url: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    try:
-        with http.stream("POST", "/api/replay", json=body) as answer:
-            if not answer.is_success:
-                answer.read()
-                raise problem_of(answer)
-            for line in answer.iter_lines():
-                if line.strip():
-                    yield orjson.loads(line)
-    except httpx.ConnectError as error:
-        raise NotRunningError(base_url) from error
-    except httpx.TimeoutException as error:
-        raise CommandError(f"{base_url} said nothing for {_SILENCE_S:g} s: see `trustsoc status`") from error
-    except (httpx.HTTPError, orjson.JSONDecodeError) as error:
-        raise CommandError(f"talking to {base_url} failed: {error}") from error
 
 
 def _rule_files(path: Path) -> list[dict[str, str]]:

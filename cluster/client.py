@@ -64,6 +64,10 @@ class ApiClient:
     def post(self, path: str, body: JsonObject) -> Any:
         return self._call("POST", path, body=body)
 
+    def upload(self, path: str, content: bytes, query: Query | None = None) -> Any:
+        """The answer to a POST of bytes."""
+        return answer_of(self._request("POST", path, query=query, content=content))
+
     def put(self, path: str, body: JsonObject) -> Any:
         return self._call("PUT", path, body=body)
 
@@ -95,11 +99,17 @@ class ApiClient:
         return answer_of(self._request(method, path, query=query, body=body))
 
     def _request(
-        self, method: str, path: str, *, query: Query | None = None, body: JsonObject | None = None
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Query | None = None,
+        body: JsonObject | None = None,
+        content: bytes | None = None,
     ) -> httpx.Response:
         parameters = {name: str(value) for name, value in (query or {}).items() if value is not None}
         try:
-            return self._http.request(method, path, params=parameters, json=body)
+            return self._http.request(method, path, params=parameters, json=body, content=content)
         except httpx.ConnectError as error:
             raise NotRunningError(self.base_url) from error
         except httpx.TimeoutException as error:

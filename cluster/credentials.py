@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from cluster.client import ApiClient, ApiProblem, path_segment
+from cluster.client import ANSWER_SECONDS, ApiClient, ApiProblem, path_segment
 from cluster.command_error import CommandError
 from cluster.data_directory import DEFAULT_BASE_URL, ClientCredentials, DataDirectory
+from cluster.variables import ADMIN_KEY_VARIABLE, TENANT_KEY_VARIABLE, URL_VARIABLE
 
-TENANT_KEY_VARIABLE = "TRUSTSOC_API_KEY"
-ADMIN_KEY_VARIABLE = "TRUSTSOC_ADMIN_KEY"
-URL_VARIABLE = "TRUSTSOC_URL"
 DEFAULT_TENANT = "default"
 ALL_SCOPES = ("ingest", "read", "write")
 
@@ -26,9 +24,9 @@ class Keyring:
         self._stored = directory.credentials()
         self.base_url = (url or self._local_url()).rstrip("/")
 
-    def admin_client(self) -> ApiClient:
-        """A client with the administrator's key."""
-        return ApiClient(self.base_url, self._admin_key())
+    def admin_client(self, timeout: float = ANSWER_SECONDS) -> ApiClient:
+        """A client with the administrator's key, which waits `timeout` seconds for an answer."""
+        return ApiClient(self.base_url, self._admin_key(), timeout=timeout)
 
     def tenant_client(self, tenant: str | None = None) -> ApiClient:
         """A client with a key of the tenant."""

@@ -1,4 +1,4 @@
-"""Lines of any log file, streamed: plain, gzip, xz or zstandard (told apart by first bytes); `-` is standard input.
+"""Lines of any log file, streamed: plain, gzip, bzip2, xz or zstandard, by first bytes; `-` is standard input.
 
 Memory stays constant whatever the file holds: a line longer than the cap is skipped piece by piece and reported, and
 a compressed file is never held whole.
@@ -6,29 +6,21 @@ a compressed file is never held whole.
 
 from __future__ import annotations
 
-import gzip
 import io
-import lzma
 import os
 import re
 import sys
-import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, NamedTuple, Self, cast
 
-import zstandard
-
 from cluster.command_error import CommandError
+from hunt.compressed import DAMAGE, UTF16_MARKS, decompressed
 
 STANDARD_INPUT = "-"
 
-_GZIP, _XZ, _ZSTANDARD = b"\x1f\x8b", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd"
 _UTF8_MARK = b"\xef\xbb\xbf"
-_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
-# A zstandard block of four bytes can stand for 128 KiB, so one piece of input yields at most 16 MiB.
-_ZSTANDARD_PIECE = 512
 _ESCAPED_BYTES = re.compile("[\udc80-\udcff]")
 
 
@@ -97,7 +89,7 @@ class LogFile:
                     yield LogLine(number, None, len(line) + self._skip_rest(piece, longest), mended=False)
                 else:
                     yield _decoded(number, line)
-        except (EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError, OSError) as error:
+        except DAMAGE as error:
             raise LogFileError(f"{self.path} is damaged after line {number}: {error}") from error
 
     def _opened(self, name: str) -> io.BufferedReader:
@@ -109,16 +101,9 @@ class LogFile:
         return file
 
     def _decompressed(self, raw: io.BufferedReader) -> IO[bytes]:
-        start = raw.peek(len(_XZ))
-        if start.startswith(_UTF16_MARKS):
+        if raw.peek(2).startswith(UTF16_MARKS):
             raise LogFileError(f"{self.path} is UTF-16 text: convert it first, iconv -f UTF-16 -t UTF-8 {self.path}")
-        if start.startswith(_GZIP):
-            return cast("IO[bytes]", self._open.enter_context(gzip.GzipFile(fileobj=raw, mode="rb")))
-        if start.startswith(_XZ):
-            return cast("IO[bytes]", self._open.enter_context(lzma.LZMAFile(raw, mode="rb")))
-        if start.startswith(_ZSTANDARD):
-            return cast("IO[bytes]", self._open.enter_context(io.BufferedReader(_ZstandardReader(raw))))
-        return raw
+        return decompressed(raw) if raw is sys.stdin.buffer else self._open.enter_context(decompressed(raw))
 
     def _without_mark(self, piece: bytes) -> bytes:
         return piece.removeprefix(_UTF8_MARK)
@@ -129,42 +114,6 @@ class LogFile:
             piece = self._content.readline(longest + 2)
             skipped += len(piece.rstrip(b"\r\n"))
         return skipped
-
-
-class _ZstandardReader(io.RawIOBase):
-    """Zstandard frames one after the other; unlike the library's own reader it notices a file that ends too early."""
-
-    def __init__(self, raw: io.BufferedReader) -> None:
-        self._raw = raw
-        self._frame: zstandard.ZstdDecompressionObj | None = None
-        self._waiting = b""
-        self._ready = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]  # typeshed's Buffer is wider
-        while not self._ready:
-            piece = self._waiting or self._raw.read(_ZSTANDARD_PIECE)
-            self._waiting = b""
-            if not piece:
-                if self._frame is not None:
-                    raise EOFError("the last frame is incomplete")
-                return 0
-            self._ready = memoryview(self._decompress(piece))
-        count = min(len(buffer), len(self._ready))
-        buffer[:count] = self._ready[:count]
-        self._ready = self._ready[count:]
-        return count
-
-    def _decompress(self, piece: bytes) -> bytes:
-        if self._frame is None:
-            self._frame = zstandard.ZstdDecompressor().decompressobj()
-        output = self._frame.decompress(piece)
-        if self._frame.eof:
-            self._waiting = self._frame.unused_data
-            self._frame = None
-        return output
 
 
 def _decoded(number: int, line: bytes) -> LogLine:

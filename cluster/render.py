@@ -119,6 +119,8 @@ def events(items: Sequence[Any]) -> RenderableType:
         what = text(item.get("title"), "bold")
         if techniques := item.get("techniques"):
             what.append("\n" + " ".join(visible(technique) for technique in techniques), style="not bold magenta")
+        if repeats := item.get("repeats"):
+            what.append(f"\nand {repeats:,} more like it until {utc(item.get('last_repeat'))}", style="not bold")
         table.add_row(
             utc(item.get("time")),
             severity(item.get("severity")),

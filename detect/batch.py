@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from detect.event import DetectionEvent
+from detect.fold import EventFold
 from detect.incident import IncidentChange
 from detect.record import EntityKind, Nanoseconds, NormalizedRecord
 
@@ -75,6 +76,7 @@ class BatchOutput(msgspec.Struct, frozen=True):
     poison: tuple[Poison, ...]
     counts: dict[str, int]
     retried: tuple[RetryOutcome, ...] = ()
+    folds: tuple[EventFold, ...] = ()
     open_windows: bool = False
 
 

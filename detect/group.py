@@ -108,6 +108,22 @@ class IncidentGrouper:
             self._wait(sighting, links, seq)
         self._remember_places(sighting, links)
 
+    def observe_repeat(self, event: DetectionEvent) -> bool:
+        """Counts an event that is not written in the incident it belongs to; one that waits need not wait twice.
+
+        False, and nothing changes, when it would open an incident: then it has to be written.
+        """
+        sighting = Sighting.of(event)
+        links = self._weighted(sighting, links_of(sighting))
+        best = self._best(sighting, links)
+        if best is None:
+            return severity_rank(sighting.severity) < _MEDIUM_RANK
+        self._touch += 1
+        self._take_in(best.incident, sighting, links)
+        self._counts["members_not_listed"] += 1
+        self._remember_places(sighting, links)
+        return True
+
     def tick(self, watermark_ns: Nanoseconds) -> None:
         """Closes incidents idle beyond the gap and forgets low events that waited longer than that."""
         before = watermark_ns - self._settings.gap_ns
@@ -210,15 +226,18 @@ class IncidentGrouper:
         repeats = incident.repeats(sighting)
         listed = incident.listed < self._settings.max_members and repeats < self._settings.max_repeats
         text = reason() if listed else ""
-        for key in incident.add(sighting, links, self._touch):
-            holders = self._by_link.setdefault(key, OrderedDict())
-            holders[incident.id] = None
-            holders.move_to_end(incident.id)
+        self._take_in(incident, sighting, links)
         if listed:
             last = repeats + 1 == self._settings.max_repeats
             incident.list_member(sighting, f"{text}; further repeats are counted, not listed" if last else text)
         else:
             self._counts["members_not_listed"] += 1
+
+    def _take_in(self, incident: OpenIncident, sighting: Sighting, links: tuple[Link, ...]) -> None:
+        for key in incident.add(sighting, links, self._touch):
+            holders = self._by_link.setdefault(key, OrderedDict())
+            holders[incident.id] = None
+            holders.move_to_end(incident.id)
         self._open.move_to_end(incident.id)
         self._changed[incident.id] = incident
 

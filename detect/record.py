@@ -9,7 +9,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from typing import Any, Literal, NamedTuple, NewType
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, NewType, Protocol
 from uuid import UUID
 
 import msgspec
@@ -88,21 +89,54 @@ class Logsource(NamedTuple):
     service: str = ""
 
 
-class NormalizedRecord(msgspec.Struct, frozen=True, gc=False):
+class MessageSource(Protocol):
+    """Makes the line that a person would read of a record that is no line, when someone wants to read it."""
+
+    def render(self, body: AnyValue, fields: Mapping[str, FieldValue]) -> str:
+        """The line, of the record's body and its normalised fields; only text that PostgreSQL can hold."""
+        ...
+
+
+class NormalizedRecord(msgspec.Struct, frozen=True, gc=False, eq=False):
     """A record with the flat view that rules read.
 
-    `fields` has the field names of the record's logsource (Sigma taxonomy); `message` is the one line a person
-    would read; `activity` is a short class of what happened (authentication, session, process, http, file, account,
-    service, schedule, network, other), used by rollups and grouping.
+    `fields` has the field names of the record's logsource (Sigma taxonomy); `text` is the line that the record is, or
+    how to make one of its fields; `activity` is a short class of what happened (authentication, session, process,
+    http, file, account, service, schedule, network, other), used by rollups and grouping.
     """
 
     record: LogRecord
     logsource: Logsource
     fields: dict[str, FieldValue]
     entities: tuple[Entity, ...]
-    message: str
+    text: str | MessageSource
     activity: str = "other"
     outcome: Outcome = "unknown"
+
+    @property
+    def quick_fields(self) -> dict[str, Any]:
+        """The fields for who looks at few: where one is a list, a map or bytes, `fields` has what rules read."""
+        return self.fields
+
+    @property
+    def message(self) -> str:
+        """The one line that a person would read; made at each call where the record is none."""
+        text = self.text
+        return text if isinstance(text, str) else text.render(self.record.body, self.fields)
+
+    @property
+    def own_text(self) -> str:
+        """The line that the record is. Empty where all that its message would say is in `fields`."""
+        text = self.text
+        return text if isinstance(text, str) else ""
+
+    def __eq__(self, other: object) -> bool:
+        """Equal views of equal records; how a message is made is no difference."""
+        if not isinstance(other, NormalizedRecord):
+            return NotImplemented
+        return _compared(self) == _compared(other)
+
+    __hash__ = None  # type: ignore[assignment]  # `fields` is a dict
 
     def entity(self, kind: EntityKind, role: EntityRole | None = None) -> str | None:
         """The value of the first entity of that kind (and role, when one is given)."""
@@ -110,6 +144,10 @@ class NormalizedRecord(msgspec.Struct, frozen=True, gc=False):
             if entity.kind == kind and (role is None or entity.role == role):
                 return entity.value
         return None
+
+
+def _compared(item: NormalizedRecord) -> tuple[object, ...]:
+    return item.record, item.logsource, item.fields, item.entities, item.message, item.activity, item.outcome
 
 
 def canonical_json(record: LogRecord) -> bytes:

@@ -1,8 +1,8 @@
 """The form of a detector snapshot: a mark, the format number (2 bytes), then zstd with checksum over msgpack.
 
 Format 2 holds the evidence of correlations once for all of them, with binary digests; a contribution names its
-evidence by number. Format 1 repeated it in each contribution. Older formats are read: snapshot_migrations brings them
-up, one format at a time.
+evidence by number. Format 1 repeated it in each contribution. Format 3 has the open windows of folded floods. Older
+formats are read: snapshot_migrations brings them up, one format at a time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import zstandard
 
 from detect.snapshot_migrations import migrated
 
-FORMAT = 2
+FORMAT = 3
 _MARK = b"trustsoc-detector"
 _LEVEL = 3
 # A snapshot is ours, but it passes through a database: what it may inflate to is bounded all the same.

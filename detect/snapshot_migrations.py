@@ -62,8 +62,13 @@ def _correlation_evidence(row: list[Any]) -> Evidence:
     return Evidence(RecordRef.parse(ref), digest, time_ns, message)
 
 
+def _to_3(content: Content) -> Content:
+    """Format 2 knew of no floods that are folded."""
+    return content | {"folds": []}
+
+
 # Format -> how its content becomes that of the next format.
-MIGRATIONS: Mapping[int, Callable[[Content], Content]] = {1: _to_2}
+MIGRATIONS: Mapping[int, Callable[[Content], Content]] = {1: _to_2, 2: _to_3}
 
 
 def migrated(content: Content, found: int, wanted: int) -> Content:

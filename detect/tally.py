@@ -8,6 +8,7 @@ import msgspec
 
 from detect.batch import BatchOutput, Poison, RetryOutcome, Rollup, Stage
 from detect.event import DetectionEvent
+from detect.fold import EventFold
 from detect.incident import IncidentChange
 from detect.record import NormalizedRecord
 
@@ -17,7 +18,8 @@ _MAX_ERROR = 500
 class BatchTally:
     """Events, rollups, poison and counts of one batch, in the order in which they came about.
 
-    `counts` has records, late, future, unset, events, duplicate_events, rollups and poison; components add theirs.
+    `counts` has records, late, future, unset, events, duplicate_events, repeats (events that were folded), rollups and
+    poison; components add theirs.
     """
 
     def __init__(self, seq: int) -> None:
@@ -25,16 +27,27 @@ class BatchTally:
         self.rollups: list[Rollup] = []
         self.poison: list[Poison] = []
         self.retried: list[RetryOutcome] = []
-        self.counts = {"records": 0, "late": 0, "future": 0, "unset": 0, "duplicate_events": 0}
+        self.counts = {"records": 0, "late": 0, "future": 0, "unset": 0, "duplicate_events": 0, "repeats": 0}
+        self._repeats: set[UUID] = set()
         self._events: dict[UUID, DetectionEvent] = {}
 
     def add_event(self, event: DetectionEvent) -> bool:
         """Takes an event in; False when the batch has one with the same id, and then it is only counted."""
-        if event.id in self._events:
-            self.counts["duplicate_events"] += 1
+        if self.is_known(event):
             return False
         self._events[event.id] = event
         return True
+
+    def add_repeat(self, event: DetectionEvent) -> None:
+        """Counts an event that is not written."""
+        self._repeats.add(event.id)
+        self.counts["repeats"] += 1
+
+    def is_known(self, event: DetectionEvent) -> bool:
+        """Whether the batch has an event with the same id; one more is counted as such."""
+        known = event.id in self._events or event.id in self._repeats
+        self.counts["duplicate_events"] += known
+        return known
 
     def park(self, position: int, stage: Stage, subject: str, error: Exception) -> None:
         """Records a failure; running out of memory is none of the input's properties, so it is raised again."""
@@ -56,6 +69,7 @@ class BatchTally:
         records: list[NormalizedRecord],
         incidents: list[IncidentChange],
         component_counts: dict[str, int],
+        folds: list[EventFold],
         *,
         open_windows: bool,
     ) -> BatchOutput:
@@ -74,4 +88,5 @@ class BatchTally:
             counts={**self.counts, **component_counts},
             retried=tuple(self.retried),
             open_windows=open_windows,
+            folds=tuple(folds),
         )

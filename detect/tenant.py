@@ -18,6 +18,7 @@ import msgspec
 from detect.anomaly import AnomalyDetector, AnomalyModel, AnomalySettings
 from detect.batch import Batch, BatchOutput
 from detect.event import DetectionEvent
+from detect.fold import EventFolder, FoldWindow
 from detect.group import GroupingSettings, IncidentGrouper
 from detect.ledger import LedgerGapControl, ledger_gap
 from detect.normalize import default_normalizer
@@ -115,7 +116,7 @@ class TenantDetector:
     @property
     def open_windows(self) -> bool:
         """Whether a window waits for time to pass: the reason to give a silent tenant a tick row."""
-        return self._windows.any_open
+        return self._windows.any_open or (self._sigma is not None and self._sigma.is_waiting)
 
     def observe(self, batch: Batch) -> BatchOutput:
         """Applies the next batch; ValueError, and no change, when it is not the next one."""
@@ -138,7 +139,8 @@ class TenantDetector:
         self._windows.seal()
         self.seq = batch.seq
         changes = self._grouper.take_changes(batch.seq)
-        return tally.output(records, changes, self._component_counts(), open_windows=self.open_windows)
+        folds = self._folder.take_changes()
+        return tally.output(records, changes, self._component_counts(), folds, open_windows=self.open_windows)
 
     def snapshot(self) -> bytes:
         """The whole state: the same journal gives the same bytes. `restore` reads it, pack_snapshot says the form."""
@@ -158,6 +160,7 @@ class TenantDetector:
                 "windows": self._windows.snapshot(),
                 "anomaly": self._anomaly.snapshot(),
                 "grouper": self._grouper.snapshot(),
+                "folds": self._folder.snapshot(),
             },
             None if self._sigma is None else self._sigma.capture(),
         )
@@ -182,6 +185,7 @@ class TenantDetector:
         self._windows.restore(windows | {"evidence": [evidence[number] for number in windows["evidence"]]})
         self._anomaly.restore(content["anomaly"])
         self._grouper.restore(content["grouper"])
+        self._folder.restore(content["folds"])
         self.seq = content["seq"]
 
     def _start(self, settings: DetectorSettings) -> None:
@@ -191,6 +195,7 @@ class TenantDetector:
         self._windows = EntityWindows(self._tenant.bytes, settings.rollup)
         self._anomaly = AnomalyDetector(self._tenant, self._new_model, settings.anomaly)
         self._grouper = IncidentGrouper(self._tenant, settings.grouping)
+        self._folder = EventFolder()
 
     def _observe_records(self, batch: Batch, tally: BatchTally, records: list[NormalizedRecord]) -> None:
         for record in self._decoded(batch, tally):
@@ -272,7 +277,7 @@ class TenantDetector:
         except Exception as error:  # one odd record must not stop the others; it is parked by name
             tally.park(position, "normalize", "record", error)
             # Not judged, but kept where analysts search: an odd record is no less evidence.
-            return NormalizedRecord(record, Logsource(), {}, (), message=str(record.body)[:_ODD_MESSAGE])
+            return NormalizedRecord(record, Logsource(), {}, (), str(record.body)[:_ODD_MESSAGE])
         if self._sigma is not None:
             try:
                 self._add_events(self._sigma.observe(normalized), tally)
@@ -298,6 +303,7 @@ class TenantDetector:
             tally.rollups.append(closed.rollup)
             self._judge(closed, tally)
         self._grouper.tick(watermark_ns)
+        self._folder.tick(watermark_ns)
 
     def _judge(self, closed: ClosedWindow, tally: BatchTally) -> None:
         try:
@@ -308,12 +314,35 @@ class TenantDetector:
 
     def _add_events(self, events: list[DetectionEvent], tally: BatchTally) -> None:
         for event in events:
+            window = self._fold_window(event)
+            if window is not None and self._folder.is_repeat(event, window) and self._fold(event, window, tally):
+                continue
             if not tally.add_event(event):
                 continue
+            if window is not None:
+                self._folder.begin(event, window, self.watermark_ns)
             try:
                 self._grouper.observe(event, tally.seq)
             except Exception as error:  # an event that cannot be grouped is still an event
                 tally.park(event.cause.position, "group", f"event {event.id}", error)
+
+    def _fold_window(self, event: DetectionEvent) -> FoldWindow | None:
+        if self._sigma is None or event.kind not in ("rule", "correlation"):
+            return None
+        return self._sigma.rules.fold_of(event.rule_id)
+
+    def _fold(self, event: DetectionEvent, window: FoldWindow, tally: BatchTally) -> bool:
+        """Counts a repeat; False when it must be written all the same, because an incident begins with it."""
+        if tally.is_known(event):
+            return True
+        try:
+            if not self._grouper.observe_repeat(event):
+                return False
+        except Exception as error:  # as above
+            tally.park(event.cause.position, "group", f"event {event.id}", error)
+        tally.add_repeat(event)
+        self._folder.add(event, window)
+        return True
 
     def _correlation_losses(self) -> dict[str, int]:
         counters = [] if self._sigma is None else list(self._sigma.counters().values())
@@ -324,6 +353,7 @@ class TenantDetector:
             **{f"rollup_{name}": count for name, count in self._windows.take_counts().items()},
             **{f"anomaly_{name}": count for name, count in self._anomaly.take_counts().items()},
             **self._grouper.take_counts(),
+            "folds_closed_early": self._folder.take_closed_early(),
         }
 
 

@@ -4,6 +4,9 @@ Ray by call, not by decorator: the deployments are plain classes that tests use 
 postponed here, because Serve reads the type of build's parameter to validate ray_config.yaml.
 """
 
+from math import ceil
+
+import ray
 from ray import serve
 from ray.serve import Application
 
@@ -43,8 +46,15 @@ def build(arguments: EdgeArguments) -> Application:
         name="Edge",
         num_replicas=arguments.edge_replicas,
         max_ongoing_requests=_EDGE_REQUESTS,
+        max_replicas_per_node=_most_on_a_node(arguments.edge_replicas),
         ray_actor_options={"num_cpus": 0},
         health_check_period_s=5,
         graceful_shutdown_timeout_s=10,
     )(serve.ingress()(Edge))
     return edge_deployment.bind(arguments, advisor)
+
+
+def _most_on_a_node(replicas: int) -> int | None:
+    """So that the loss of a node never takes all replicas: they ask for no core, and Serve may put all on one."""
+    nodes = sum(node["Alive"] for node in ray.nodes()) if ray.is_initialized() else 1
+    return None if nodes < 2 else ceil(replicas / nodes)

@@ -52,4 +52,5 @@ def shard_plan(settings: Settings, name: str, otherwise: tuple[str, ...]) -> Sha
         tick_after_idle_s=settings.tick_after_idle_s,
         max_tenants=settings.max_tenants_in_memory,
         replay_horizon=timedelta(hours=settings.journal_retention_hours),
+        rule_cache=str(settings.rule_cache or ""),
     )

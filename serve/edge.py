@@ -14,14 +14,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse
 from starlette.exceptions import HTTPException
 
-from actors.control import enforce_rules
 from actors.housekeeping import RetentionPlan, store_chores
 from actors.janitor import Janitor
 from actors.logs import configure_logs
 from actors.metrics import Metrics
-from actors.replay_task import replay_lines
+from actors.replay_task import backtest_lines, replay_lines
+from actors.rule_check_task import TaskChecks
+from actors.rule_enforcer import RuleEnforcer
 from detect.record import TenantId
-from detect.sigma import pack_bytes, source_digest, starter_pack
 from serve.advisor_client import AdvisorClient
 from serve.arguments import EdgeArguments
 from serve.auth import Authenticator
@@ -37,13 +37,17 @@ from serve.loopback import listen_on_loopback
 from serve.openapi import describe_errors
 from serve.peer import PeerMiddleware, PeerSeal, trusted_networks
 from serve.routes import admin_routes, advisor_routes, log_routes, read_routes
+from serve.routes_backtest import backtest_routes
 from serve.routes_dead_letters import dead_letter_routes
 from serve.routes_holds import hold_routes
 from serve.routes_ledger import ledger_routes, open_ledger
 from serve.routes_quota import quota_routes
 from serve.routes_replay import replay_routes
+from serve.routes_rules import rule_pack_routes, rule_routes, tenant_rule_routes
 from serve.routes_shards import shard_routes
 from serve.routes_signing import signing_routes
+from serve.rule_listing import RuleListing
+from serve.rule_services import RulePackServices, TenantRuleServices
 from serve.services import EdgeServices
 from serve.settings import Settings
 from serve.shard_services import ShardServices
@@ -54,7 +58,7 @@ from store import tenants
 from store.journal import JournalWriter
 from store.nonces import NonceStore
 from store.paging import InvalidCursor
-from store.postgres import Pool, StorageUnavailable, connect_pool, system_transaction, tenant_transaction
+from store.postgres import Pool, StorageUnavailable, connect_pool, tenant_transaction
 from store.search import InvalidFilter, SearchTimedOut
 
 logger = structlog.get_logger("edge")
@@ -109,15 +113,15 @@ class Edge:
             directory = await stack.enter_async_context(
                 open_directory(settings, self._arguments.detector_actors, writer_pool, self._metrics)
             )
-            rules = InstalledRules(app_pool, writer_pool, journal)
-            await rules.enforce_everywhere()
+            rules = RuleEnforcer(app_pool, writer_pool, journal, TaskChecks(), directory.hint)
+            await rules.enforce_everywhere(f"trustsoc {VERSION}", datetime.now(UTC))
             services = EdgeServices(
                 authenticator=authenticator,
                 app_pool=app_pool,
                 writer_pool=writer_pool,
                 directory=directory,
                 advisor=self._advisor,
-                enforce_rules=rules.enforce,
+                enforce_rules=lambda tenant: rules.enforce(tenant, datetime.now(UTC)),
                 metrics=self._metrics,
                 database_disk=settings.disk_watch_dir,
             )
@@ -147,8 +151,9 @@ class Edge:
             shards = ShardServices(authenticator, app_pool, writer_pool, directory, settings.virtual_shards)
             application.include_router(shard_routes(shards))
             application.include_router(replay_routes(authenticator, replay_lines, settings.replay_max_batches))
+            _add_rule_routes(application, services, rules, settings)
             chores = [*store_chores(app_pool, writer_pool, _retention(settings)), nonce_chore(writer_pool)]
-            chores += ledger.chores()
+            chores += [*ledger.chores(), rules.chore()]
             janitor = Janitor(chores, self._metrics)
             stack.push_async_callback(janitor.stop)
             janitor.start()
@@ -157,27 +162,16 @@ class Edge:
             yield
 
 
-class InstalledRules:
-    """The rule pack that this installation ships, and putting it in force by a control row per tenant."""
-
-    def __init__(self, app_pool: Pool, writer_pool: Pool, journal: JournalWriter) -> None:
-        sources = starter_pack()
-        self._pack = pack_bytes(sources)
-        self._digest = source_digest(sources)
-        self._app_pool = app_pool
-        self._writer_pool = writer_pool
-        self._journal = journal
-
-    async def enforce(self, tenant: TenantId) -> None:
-        """Puts the pack in force for the tenant unless it is in force already."""
-        await enforce_rules(self._app_pool, self._journal, tenant, self._digest, self._pack, datetime.now(UTC))
-
-    async def enforce_everywhere(self) -> None:
-        """The same for every tenant, at start-up: a new version of the pack takes effect at a recorded seq."""
-        async with system_transaction(self._writer_pool) as transaction:
-            known = await tenants.list_tenants(transaction)
-        for tenant in known:
-            await self.enforce(tenant.id)
+def _add_rule_routes(application: FastAPI, services: EdgeServices, rules: RuleEnforcer, settings: Settings) -> None:
+    authenticator, app_pool, writer_pool = services.authenticator, services.app_pool, services.writer_pool
+    packs = RulePackServices(authenticator, writer_pool, rules, TaskChecks())
+    application.include_router(rule_pack_routes(packs))
+    choices = TenantRuleServices(authenticator, app_pool, writer_pool, rules)
+    application.include_router(tenant_rule_routes(choices))
+    application.include_router(rule_routes(RuleListing(authenticator, app_pool)))
+    application.include_router(
+        backtest_routes(authenticator, backtest_lines, settings.replay_max_batches, str(settings.rule_cache or ""))
+    )
 
 
 def _retention(settings: Settings) -> RetentionPlan:

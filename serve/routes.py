@@ -14,6 +14,7 @@ from serve.openapi import refusals
 from serve.schemas import (
     AdvisoryModel,
     CreatedKey,
+    EventModel,
     EventPage,
     EventQuery,
     IncidentDetail,
@@ -67,6 +68,11 @@ def read_routes(services: EdgeServices) -> APIRouter:
         )
         page = await services.events(request.headers, wanted, asked.limit, asked.cursor)
         return EventPage(**page)
+
+    @router.get("/events/{event_id}", tags=["detection"])
+    async def event(request: Request, event_id: UUID) -> EventModel:
+        """One detection event, with what was folded into it."""
+        return EventModel(**await services.event(request.headers, event_id))
 
     @router.get("/incidents", tags=["detection"])
     async def incidents(

@@ -9,24 +9,19 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable
 from typing import Annotated, Any
 
-import orjson
-import structlog
 from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 from pydantic import ConfigDict, Field, ValidationError
-from ray.exceptions import RayError
 
 from actors.replay import Line, ReplayRequest
 from serve.auth import Authenticator
 from serve.errors import WireError
 from serve.ingest.body import read_body
 from serve.openapi import refusals
+from serve.replay_stream import ReplayStreams
 from serve.schemas import Model
 
-logger = structlog.get_logger("replay")
-
 _LARGEST_BODY = 16 * 2**20
-_AT_ONCE = 2
 _REFUSALS = {
     409: "A replay of this tenant is under way, or what it needs has been pruned.",
     422: "The range or the rules cannot be used; the detail says why.",
@@ -56,7 +51,7 @@ class ReplayModel(Model):
 def replay_routes(authenticator: Authenticator, start: StartReplay, max_batches: int) -> APIRouter:
     """Replays, for a tenant's key with the scope read: nothing is changed."""
     router = APIRouter(prefix="/api", tags=["detection"])
-    running: set[object] = set()
+    streams = ReplayStreams()
 
     @router.post(
         "/replay",
@@ -67,26 +62,9 @@ def replay_routes(authenticator: Authenticator, start: StartReplay, max_batches:
         """Judges past batches again with the production code, in memory, and compares with the stored events."""
         tenant, _ = await authenticator.tenant_principal(request.headers, "read")
         asked = _asked(await read_body(request.stream(), _LARGEST_BODY))
-        if len(running) >= _AT_ONCE:
-            raise WireError(429, "too many replays are under way: wait for the end of one", retry_after_s=10)
         rules = None if asked.rules is None else tuple((file.name, file.text) for file in asked.rules)
-        lines = start(ReplayRequest(tenant, asked.first, asked.last, rules, max_batches))
-        mark = object()
-        running.add(mark)
-        try:
-            # Only once it has begun is it known that it can be made, and the status is said before the first line.
-            first = await anext(lines)
-            if first["type"] == "error":
-                raise WireError(first["status"], first["detail"], retry_after_s=2 if first["status"] == 503 else None)
-        except BaseException as error:
-            running.discard(mark)
-            await lines.aclose()
-            if isinstance(error, RayError):
-                raise WireError(503, "the replay could not be started: retry later", retry_after_s=5) from error
-            raise
-        return StreamingResponse(
-            _encoded(first, lines, lambda: running.discard(mark)), media_type="application/x-ndjson"
-        )
+        wanted = ReplayRequest(tenant, asked.first, asked.last, rules, max_batches)
+        return await streams.answer(lambda: start(wanted))
 
     return router
 
@@ -106,20 +84,3 @@ def _asked(body: bytes) -> ReplayModel:
     except ValidationError as error:
         parts = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors(include_url=False)]
         raise WireError(422, "; ".join(parts)[:1000]) from error
-
-
-async def _encoded(
-    first: Line, lines: AsyncGenerator[Line, None], done: Callable[[], None]
-) -> AsyncGenerator[bytes, None]:
-    try:
-        yield orjson.dumps(first) + b"\n"
-        async for line in lines:
-            yield orjson.dumps(line) + b"\n"
-    except RayError as error:
-        logger.warning("a replay ended early", error=str(error))
-        yield (
-            orjson.dumps({"type": "error", "status": 503, "detail": "the replay's process ended early: retry"}) + b"\n"
-        )
-    finally:
-        done()
-        await lines.aclose()

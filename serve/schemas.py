@@ -91,6 +91,11 @@ class EventModel(Model):
     matched: dict[str, Any]
     attributes: dict[str, Any]
     incident_id: str | None = None
+    repeats: int = Field(default=0, description="Events like this one that were folded into it; the count is exact.")
+    last_repeat: str | None = None
+    first_repeat: str | None = Field(default=None, description="This and what follows: where one event is asked for.")
+    repeat_records: list[str] = Field(default=[], description="Record ids of the first 1,000 repeats.")
+    repeat_evidence: list[EvidenceModel] = Field(default=[], description="Evidence of the first 20 repeats.")
 
 
 class EventQuery(Model):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,6 +27,7 @@ from store.search import (
     IncidentFilter,
     LogFilter,
     count_status,
+    get_event,
     get_incident,
     get_record,
     search_events,
@@ -46,6 +49,8 @@ from store.tenants import (
 from store.values import iso_time
 
 Headers = Mapping[str, str]
+
+_SHOWN_RULES = 50
 
 
 class AdvisorStatus(Protocol):
@@ -89,6 +94,12 @@ class EdgeServices:
         async with self.searches.slot(tenant), tenant_transaction(self.app_pool, tenant) as transaction:
             page = await search_events(transaction, wanted, limit, cursor)
         return {"items": [event_view(row) for row in page.items], "next_cursor": page.next_cursor}
+
+    async def event(self, headers: Headers, event_id: UUID) -> dict[str, Any]:
+        """One detection event; WireError 404."""
+        async with tenant_transaction(self.app_pool, await self._tenant(headers)) as transaction:
+            found = await get_event(transaction, event_id)
+        return event_view(_found(found, f"event {event_id}"))
 
     async def incidents(
         self, headers: Headers, wanted: IncidentFilter, limit: int, cursor: str | None
@@ -142,12 +153,18 @@ class EdgeServices:
         return {"version": VERSION, "ready": ready, "components": components, "counts": counts}
 
     async def components(self) -> dict[str, dict[str, Any]]:
-        """Postgres, detectors and advisor, each asked now."""
-        reports = await self.directory.reports()
+        """Postgres, detectors and advisor, all asked now: who does not answer holds up the others no longer."""
+        postgres, whole_reports, advisor = await asyncio.gather(
+            self._postgres(), self.directory.reports(), self.advisor.status()
+        )
+        reports = [
+            {name: value for name, value in report.items() if name not in ("rule_hits", "rule_cost")}
+            for report in whole_reports
+        ]
         return {
-            "postgres": await self._postgres(),
+            "postgres": postgres,
             "detectors": {"ready": _detectors_ready(reports), "actors": reports},
-            "advisor": await self.advisor.status(),
+            "advisor": advisor,
         }
 
     async def _postgres(self) -> dict[str, Any]:
@@ -165,10 +182,19 @@ class EdgeServices:
 
     async def render_metrics(self) -> bytes:
         """The edge's metrics with the detectors' reports, in Prometheus text format."""
+        hits: Counter[str] = Counter()
+        costs: dict[str, float] = {}
         for report in await self.directory.reports():
+            hits.update(report.get("rule_hits", {}))
+            for rule, seconds in report.get("rule_cost", {}).items():
+                costs[rule] = costs.get(rule, 0.0) + seconds
             for name in DETECTOR_GAUGES:
                 if name.removeprefix("detector_") in report:
                     self.metrics.set(name, report[name.removeprefix("detector_")], actor=report["actor"])
+        self.metrics.replace("rule_hits", "rule", {rule[:100]: n for rule, n in hits.most_common(_SHOWN_RULES)})
+        dearest = sorted(costs.items(), key=lambda item: -item[1])[:_SHOWN_RULES]
+        shown = {rule[:100]: seconds for rule, seconds in dearest}
+        self.metrics.replace("rule_cost_seconds", "rule", shown)
         advisor = await self.advisor.status()
         self.metrics.set("llm_ready", float(advisor.get("llm", {}).get("state") == "ready"))
         return self.metrics.render()

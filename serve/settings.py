@@ -83,6 +83,9 @@ class Settings(BaseSettings):
     snapshot_every_s: float = Field(default=30.0, gt=0)
     tick_after_idle_s: float = Field(default=60.0, gt=0, description="Idle tenants with open windows get a tick row.")
     max_tenants_in_memory: int = Field(default=500, ge=1, description="Whose state one detector actor holds.")
+    rule_cache: Path | None = Field(
+        default=None, description="Folder of compiled rules, nobody else's to write; default: a temporary one."
+    )
     replay_max_batches: int = Field(default=20_000, ge=1, description="Batches that one replay may read.")
     raw_log_retention_days: int = Field(default=30, ge=1, le=3650, description="A tenant may have its own.")
     journal_retention_hours: int = Field(default=168, ge=1, description="The replay horizon and idempotency window.")

@@ -12,17 +12,21 @@ _LOG_FIELDS = ("time", "received", "time_mark", "severity", "logsource", "entiti
 
 def event_view(row: dict[str, Any]) -> dict[str, Any]:
     """A detection event: seq and position become the record's id, evidence times become RFC 3339."""
-    view = {name: value for name, value in row.items() if name not in {"seq", "position", "evidence"}}
-    evidence = [
+    view = {name: value for name, value in row.items() if name not in {"seq", "position"}}
+    shown = {name: _evidence(row[name]) for name in ("evidence", "repeat_evidence") if name in row}
+    return view | shown | {"record": str(RecordRef(row["seq"], row["position"]))}
+
+
+def _evidence(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
         {
             "record": item["ref"],
             "digest": item["digest"],
             "time": iso_time(timestamp(item["time_ns"])),
             "message": item["message"],
         }
-        for item in row["evidence"]
+        for item in items
     ]
-    return view | {"record": str(RecordRef(row["seq"], row["position"])), "evidence": evidence}
 
 
 def incident_view(row: dict[str, Any]) -> dict[str, Any]:

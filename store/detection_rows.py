@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from detect.batch import BatchOutput, Rollup, RollupSpan
-from detect.event import DetectionEvent
+from detect.event import DetectionEvent, Evidence
+from detect.fold import EventFold
 from detect.incident import IncidentChange, IncidentMember
 from detect.record import Entity, Logsource, TenantId
 from store.values import bounded, json_text, key_text, text, timestamp
@@ -27,15 +28,6 @@ def logsource_label(logsource: Logsource) -> str:
 
 def event_row(tenant: TenantId, event: DetectionEvent) -> tuple[object, ...]:
     """The columns of `event_insert`."""
-    evidence = [
-        {
-            "ref": str(item.ref),
-            "digest": item.digest,
-            "time_ns": item.time_ns,
-            "message": text(item.message),
-        }
-        for item in event.evidence
-    ]
     return (
         tenant,
         event.id,
@@ -56,9 +48,23 @@ def event_row(tenant: TenantId, event: DetectionEvent) -> tuple[object, ...]:
         [text(item, _TITLE_BYTES) for item in event.techniques],
         [text(item, _TITLE_BYTES) for item in event.tactics],
         json_text([_entity(entity) for entity in event.entities]),
-        json_text(evidence),
+        json_text(_evidence(event.evidence)),
         json_text(event.matched),
         json_text(event.attributes),
+    )
+
+
+def fold_row(tenant: TenantId, fold: EventFold) -> tuple[object, ...]:
+    """The columns of `event_fold_upsert`."""
+    return (
+        tenant,
+        fold.event_id,
+        text(fold.rule_id, _TITLE_BYTES),
+        fold.count,
+        timestamp(fold.first_ns),
+        timestamp(fold.last_ns),
+        [str(ref) for ref in fold.records],
+        json_text(_evidence(fold.samples)),
     )
 
 
@@ -125,6 +131,13 @@ def member_columns(outputs: Sequence[BatchOutput]) -> tuple[list[Any], ...]:
         [text(member.stage, _TITLE_BYTES) for _, member in members],
         [text(member.reason) for _, member in members],
     )
+
+
+def _evidence(items: Sequence[Evidence]) -> list[dict[str, Any]]:
+    return [
+        {"ref": str(item.ref), "digest": item.digest, "time_ns": item.time_ns, "message": text(item.message)}
+        for item in items
+    ]
 
 
 def _entity(entity: Entity) -> dict[str, str]:

@@ -18,6 +18,7 @@ from detect.record import TenantId
 from store.dead_letters import store_dead_letters
 from store.detection_rows import (
     event_row,
+    fold_row,
     incident_row,
     member_columns,
     newest_incidents,
@@ -129,6 +130,9 @@ class _Writing:
         rows = [event_row(tx.tenant, event) for output in self.outputs for event in output.events]
         if rows:
             await tx.connection.executemany(sql("event_insert"), rows)
+        folds = [fold_row(tx.tenant, fold) for output in self.outputs for fold in output.folds]
+        if folds:
+            await tx.connection.executemany(sql("event_fold_upsert"), folds)
 
     async def _store_rollups(self, tx: TenantTransaction) -> None:
         for span, columns in rollup_columns(self.outputs).items():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -72,3 +74,30 @@ async def stored_events(pool: Pool, tenant: TenantId, first: int, last: int) -> 
         if len(rows) < _PAGE:
             return
         after = (rows[-1]["seq"], rows[-1]["position"], rows[-1]["event_id"])
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayRange:
+    """Batches `first` to `last`, and when those were received."""
+
+    first: int
+    last: int
+    received_first: datetime
+    received_last: datetime
+
+
+async def range_of(tx: TenantTransaction, since: datetime, until: datetime | None) -> ReplayRange | None:
+    """The judged batches received in [since, until), as far as they can be replayed; None when there are none."""
+    mark, _ = await replay_bounds(tx)
+    earliest = await tx.connection.fetchval(sql("replayable_from"))
+    first = await tx.connection.fetchval(sql("batch_received_from"), since)
+    last = mark if until is None else await tx.connection.fetchval(sql("batch_received_before"), until)
+    if first is None or last is None:
+        return None
+    first, last = max(first, earliest), min(last, mark)
+    if first > last:
+        return None
+    received = [await tx.connection.fetchval(sql("batch_received"), seq) for seq in (first, last)]
+    if None in received:
+        return None
+    return ReplayRange(first, last, *received)

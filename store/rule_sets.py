@@ -10,7 +10,7 @@ class RuleSetConflict(Exception):
     """A digest is stored with another pack than the one given: one of the two was not computed from its bytes."""
 
 
-async def put_rule_set(tx: TenantTransaction, digest: str, pack: bytes) -> bool:
+async def put_rule_set(tx: TenantTransaction | SystemTransaction, digest: str, pack: bytes) -> bool:
     """Stores a pack under its digest; False when it is stored already. Raises RuleSetConflict."""
     if await tx.connection.execute(sql("rule_set_insert"), digest, pack) == "INSERT 0 1":
         return True

@@ -37,7 +37,7 @@ _EVER_FROM = datetime(1, 1, 1, tzinfo=UTC)
 _EVER_TO = datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)
 # A record's time is clamped to its receipt and some skew, so a partition older than this holds nothing of the range.
 _RECEIVED_BEFORE_TIME = timedelta(days=1)
-_JSON_COLUMNS = frozenset({"entities", "evidence", "matched", "attributes"})
+_JSON_COLUMNS = frozenset({"entities", "evidence", "matched", "attributes", "repeat_evidence"})
 _ENTITY_KINDS = frozenset(get_args(EntityKind))
 _TERM_CHARACTERS = 1024
 

@@ -20,8 +20,9 @@ def default_definitions() -> tuple[Definition, ...]:
     return load_parsers({file.name: file.read_text(encoding="utf-8") for file in files})
 
 
+@cache
 def default_normalizer() -> Normalizer:
-    """A normalizer with the packaged parsers."""
+    """The normalizer with the packaged parsers: one for all tenants, as it keeps nothing but how forms are read."""
     return Normalizer(default_definitions())
 
 

@@ -1,9 +1,10 @@
 """Parsers as data: what a definition file may hold, and how it is compiled.
 
 A file describes the messages of some programs (`apps`), messages with a known beginning whatever program wrote them
-(`prefixes`), or whole lines (`format: line`). Every pattern is a regular expression with named groups; a group's
-name is the field's name (`rename` gives names that Python's `re` does not allow). Each file carries its fixtures, and
-the tests run them. Patterns must be linear: at most one unbounded `.*` between two anchors, no nested quantifier.
+(`prefixes`), whole lines (`format: line`), or objects (`format: object`, see product.py). Every pattern is a regular
+expression with named groups; a group's name is the field's name (`rename` gives names that Python's `re` does not
+allow). Each file carries its fixtures, and the tests run them. Patterns must be linear: at most one unbounded `.*`
+between two anchors, no nested quantifier.
 """
 
 from __future__ import annotations
@@ -73,20 +74,63 @@ class Fixture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     resource: dict[str, Any] = {}
 
 
+class CaseSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is so of an object when its fields have these texts; see product.py. Parts left out say nothing."""
+
+    when: dict[str, str | tuple[str, ...]]
+    product: str = ""
+    category: str = ""
+    service: str = ""
+    activity: Activity | None = None
+    outcome: Outcome | None = None
+    aliases: dict[str, tuple[str, ...]] = {}
+    entities: tuple[EntitySpec, ...] = ()
+
+
+class ObjectSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The objects of one product; see product.py. Those of a lower rank are tried first.
+
+    `unwrap`: fields whose names begin so are also known without that beginning. `aliases` give a field that has no
+    value that of the first of the others that has one. `message` is a template with fields in braces.
+    """
+
+    name: str
+    when: dict[str, str | tuple[str, ...]]
+    logsource: LogsourceSpec = LogsourceSpec()
+    rank: int = 0
+    unwrap: tuple[str, ...] = ()
+    derive: str = ""
+    message: str = ""
+    activity: Activity | None = None
+    outcome: Outcome | None = None
+    aliases: dict[str, tuple[str, ...]] = {}
+    entities: tuple[EntitySpec, ...] = ()
+    cases: tuple[CaseSpec, ...] = ()
+
+
 class Definition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One file. Without `logsource` the messages keep that of the program that wrote them."""
 
     name: str
-    format: Literal["message", "line", "builtin"] = "message"
+    format: Literal["message", "line", "object", "builtin"] = "message"
     apps: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
     logsource: LogsourceSpec | None = None
     activity: Activity = "other"
     patterns: tuple[PatternSpec, ...] = ()
+    objects: tuple[ObjectSpec, ...] = ()
     fixtures: tuple[Fixture, ...] = ()
     channels: dict[str, str] = {}
     categories: dict[str, str] = {}
     activities: dict[str, Activity] = {}
+    sources: dict[str, LogsourceSpec] = {}
+    aliases: dict[str, dict[str, tuple[str, ...]]] = {}
+    joins: dict[str, tuple[tuple[str, str, str], ...]] = {}
+    hives: dict[str, str] = {}
+    hashes: dict[str, str] = {}
+    hash_entities: frozenset[str] = frozenset()
+    levels: dict[str, int] = {}
+    entities: tuple[EntitySpec, ...] = ()
 
 
 class Pattern(msgspec.Struct, frozen=True, gc=False):
@@ -126,7 +170,7 @@ def load_parsers(texts: Mapping[str, str]) -> tuple[Definition, ...]:
     definitions = []
     for file, text in texts.items():
         try:
-            definitions.append(msgspec.convert(yaml.safe_load(text), Definition))
+            definitions.append(msgspec.convert(yaml.load(text, yaml.CSafeLoader), Definition))
         except (msgspec.ValidationError, yaml.YAMLError) as error:
             raise ParserError(f"{file}: {error}") from error
     return tuple(definitions)

@@ -27,9 +27,10 @@ def derive_request(fields: Fields) -> Outcome | None:
     if isinstance(request, str) and request not in ("", "-"):
         _split_request(fields, request)
     status = fields.get("sc-status")
-    if isinstance(status, str) and status.isascii() and status.isdigit():
-        fields["sc-status"] = int(status)
-        return "success" if int(status) < 400 else "failure"
+    if isinstance(status, str) and status.isascii() and status.isdigit() and len(status) < 10:
+        fields["sc-status"] = status = int(status)
+    if isinstance(status, int):
+        return "success" if status < 400 else "failure"
     return None
 
 
@@ -41,18 +42,62 @@ def _split_request(fields: Fields, request: str) -> None:
     target, _, version = rest.rpartition(" ")
     if not version.startswith("HTTP/"):
         target, version = rest, ""
-    stem, _, query = target.partition("?")
     fields["cs-method"] = method
     fields["cs-uri"] = target
-    fields["cs-uri-stem"] = stem
+    fields["cs-uri-stem"] = target.partition("?")[0]
     if version:
         fields["cs-version"] = version
-    views = [query, target] if query else [target]
+    fields["cs-uri-query"] = _views(target)
+
+
+def _views(target: str) -> FieldValue:
+    """All that a rule on `cs-uri-query` may mean by it."""
+    query = target.partition("?")[2]
+    views: list[FieldValue] = [query, target] if query else [target]
     if "%" in target or "+" in query:
         decoded = unquote(target[:_MAX_DECODED].replace("+", " "))
         if decoded != target:
             views.append(decoded)
-    fields["cs-uri-query"] = views[0] if len(views) == 1 else views
+    return views[0] if len(views) == 1 else views
+
+
+def derive_request_parts(fields: Fields) -> Outcome | None:
+    """The same of a source that names the parts: `cs-uri-stem` and `cs-uri-query`, `cs-uri`, or a proxy's `c-uri`."""
+    for name, value in (("cs-uri-query", fields.get("cs-uri-query")), ("cs-uri", fields.get("cs-uri"))):
+        if value == "-":
+            del fields[name]
+    whole = fields.get("c-uri")
+    if isinstance(whole, str) and whole:
+        _split_url(fields, whole)
+    target = fields.get("cs-uri")
+    if not isinstance(target, str):
+        stem, query = fields.get("cs-uri-stem"), fields.get("cs-uri-query")
+        target = stem if isinstance(stem, str) else ""
+        if isinstance(query, str) and query:
+            target = f"{target}?{query.removeprefix('?')}"
+        fields["cs-uri"] = target
+    if not fields.get("cs-uri-stem"):
+        fields["cs-uri-stem"] = target.partition("?")[0]
+    fields["cs-uri-query"] = _views(target)
+    return derive_request(fields)
+
+
+def _split_url(fields: Fields, url: str) -> None:
+    """A proxy's URL: its host, its extension, its query; `host:port` of a CONNECT."""
+    _, scheme, rest = url.partition("://")
+    rest = rest if scheme else url
+    host, slash, path = rest.partition("/")
+    host = host.rpartition("@")[2].partition(":")[0]
+    if host and (scheme or not slash):
+        fields.setdefault("cs-host", host)
+    stem, mark, query = path.partition("?")
+    if mark:
+        fields.setdefault("c-uri-query", query)
+    _, dot, extension = stem.rpartition("/")[2].rpartition(".")
+    if dot and 0 < len(extension) <= 16:
+        fields.setdefault("c-uri-extension", extension)
+    fields.setdefault("cs-uri", url)
+    fields.setdefault("c-uri-stem", url.partition("?")[0])
 
 
 def derive_web_error(fields: Fields) -> Outcome | None:
@@ -77,6 +122,7 @@ def image_of(program: str) -> str:
 
 DERIVATIONS: dict[str, Derivation] = {
     "request": derive_request,
+    "request_parts": derive_request_parts,
     "command": derive_command,
     "web_error": derive_web_error,
 }

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 
 from detect.normalize.definition import EntitySpec, Pattern
-from detect.normalize.entities import canonical_ip, distinct, entity, url_entities
-from detect.record import Entity, FieldValue, LogRecord, Logsource, NormalizedRecord, Outcome
+from detect.normalize.entities import MAX_ENTITY_LENGTH, distinct, read_entity, url_entities
+from detect.normalize.message import as_json, storable
+from detect.record import Entity, FieldValue, LogRecord, Logsource, MessageSource, NormalizedRecord, Outcome
 
 UNKNOWN: Final = Logsource()
-# Neither UTF-8 nor PostgreSQL's text can hold these.
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+MAX_LISTED: Final = 16
+MAX_LIST: Final = 256
 _ENVELOPE_ATTRIBUTES: Final = ("log.", "host.", "os.", "process.runtime.", "telemetry.", "service.")
 
 
 class Draft(msgspec.Struct, gc=False):
-    """`name` says which parser knew the record (`sshd/accepted`); it is empty where none did."""
+    """`name` says which parser knew the record (`sshd/accepted`); it is empty where none did.
 
-    message: str
+    `whole`: the sender's attributes are among the fields already.
+    """
+
+    message: str | MessageSource
     fields: dict[str, FieldValue]
     entities: list[Entity]
     name: str = ""
@@ -28,6 +33,7 @@ class Draft(msgspec.Struct, gc=False):
     activity: str = "other"
     outcome: Outcome = "unknown"
     host: str = ""
+    whole: bool = False
 
     def take(self, pattern: Pattern, match: re.Match[str]) -> None:
         """Everything that a pattern says about the message it met."""
@@ -48,35 +54,34 @@ class Draft(msgspec.Struct, gc=False):
             self.mention(spec)
 
     def mention(self, spec: EntitySpec) -> None:
-        """The entity that a field names, if the field is there and names one."""
+        """The entities that a field names, if the field is there and names any: each of a list's first sixteen."""
         value = self.fields.get(spec.field)
-        if not isinstance(value, str) or not value:
-            return
+        for item in value[:MAX_LISTED] if isinstance(value, list) else (value,):
+            if isinstance(item, str) and item:
+                self._mention(spec, item)
+
+    def _mention(self, spec: EntitySpec, value: str) -> None:
         if spec.kind == "url":
             self.entities.extend(url_entities(value, spec.role))
             return
-        if spec.kind == "domain" and canonical_ip(value):
-            return
-        found = entity(spec.kind, value, spec.role)
+        found = read_entity(spec.kind, spec.role)(value) if len(value) <= MAX_ENTITY_LENGTH else None
         if found is not None:
             self.entities.append(found)
 
     def finish(self, record: LogRecord) -> NormalizedRecord:
         """The normalised record: with its host, and with the sender's own attributes beside the parsed fields."""
-        host = self.host or _host_of(record)
-        named = entity("host", host) if host else None
-        for key, value in record.attributes.items():
-            if not key.startswith(_ENVELOPE_ATTRIBUTES) and key not in self.fields:
-                self.fields[key] = field_value(value)
+        host = self.host or host_of(record)
+        named = read_entity("host", "")(host) if host and len(host) <= MAX_ENTITY_LENGTH else None
+        fields = self.fields
+        if record.attributes and not self.whole:
+            add_attributes(fields, record.attributes)
         message = self.message
-        if not message.isascii() or "\x00" in message:
-            message = _UNSTORABLE.sub("\ufffd", message)
         return NormalizedRecord(
             record,
             self.logsource,
-            self.fields,
+            fields,
             distinct((named, *self.entities) if named is not None else self.entities),
-            message,
+            storable(message) if isinstance(message, str) else message,
             self.activity,
             self.outcome,
         )
@@ -89,18 +94,18 @@ def field_value(value: Any) -> FieldValue:
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     if isinstance(value, list):
-        return [field_value(item) for item in value[:256]]
+        return [field_value(item) for item in value[:MAX_LIST]]
     return as_json(value)
 
 
-def as_json(value: Any) -> str:
-    """Compact JSON text of any value; what JSON cannot hold is written as Python shows it."""
-    try:
-        return msgspec.json.encode(value).decode("utf-8", "replace")
-    except (TypeError, ValueError, RecursionError, OverflowError):
-        return repr(value)[:65536]
+def add_attributes(fields: dict[str, FieldValue], attributes: Mapping[str, Any]) -> None:
+    """Puts the sender's own attributes beside the fields, without replacing any; those of the transport stay out."""
+    for key, value in attributes.items():
+        if key not in fields and not key.startswith(_ENVELOPE_ATTRIBUTES):
+            fields[key] = field_value(value)
 
 
-def _host_of(record: LogRecord) -> str:
+def host_of(record: LogRecord) -> str:
+    """The host that the collector states; empty when it states none that can be one."""
     host = record.resource.get("host.name") or record.attributes.get("host.name")
-    return host if isinstance(host, str) else ""
+    return host if isinstance(host, str) and len(host) <= MAX_ENTITY_LENGTH else ""

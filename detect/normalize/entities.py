@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable
-from functools import lru_cache
+from collections.abc import Callable, Iterable
+from functools import cache, lru_cache
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -13,6 +13,8 @@ from detect.record import Entity, EntityKind, EntityRole
 
 MAX_ENTITY_LENGTH: Final = 512
 """Characters; a longer value names nobody and would only fill indexes."""
+_REMEMBERED: Final = 2048
+"""Values of each kind and role: at most some thirty megabytes in all, whatever hostile senders write."""
 
 _PLACEHOLDERS: Final = frozenset(
     {"", "-", "--", "?", "(null)", "null", "none", "n/a", "unset", "(unknown)", "(invalid user)"}
@@ -49,6 +51,23 @@ def entity(kind: EntityKind, value: str, role: EntityRole = "") -> Entity | None
             return None if text.lower() in _EVERYONE else Entity("user", text, role)
         case _:
             return Entity(kind, text, role)
+
+
+@cache
+def read_entity(kind: EntityKind, role: EntityRole, *, account: bool = False) -> Callable[[str], Entity | None]:
+    """`entity` of one kind and role, which remembers the last values: logs name the same few again and again.
+
+    Give it no value longer than MAX_ENTITY_LENGTH: such a value names nobody. An address is no domain here. Of an
+    `account` its Windows domain is left out, and its case.
+    """
+
+    @lru_cache(maxsize=_REMEMBERED)
+    def remembered(value: str) -> Entity | None:
+        if kind == "domain" and canonical_ip(value):
+            return None
+        return entity(kind, value.rpartition("\\")[2].lower() if account else value, role)
+
+    return remembered
 
 
 @lru_cache(maxsize=16384)

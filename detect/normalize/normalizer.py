@@ -8,14 +8,19 @@ from typing import Any, Final
 
 from detect.normalize.auditd import AuditParser
 from detect.normalize.definition import Definition, ParserError, Program, compile_program
-from detect.normalize.draft import Draft, as_json, field_value
-from detect.normalize.structured import parse_object, read_generic_entities, read_object
+from detect.normalize.draft import Draft
+from detect.normalize.message import BodyMessage, FieldMessage, as_json
+from detect.normalize.product import Products
+from detect.normalize.structured import GenericEntities, flatten, message_field, parse_object, parse_pairs
 from detect.normalize.syslog import Envelope, parse_envelope, unrepeat
 from detect.normalize.windows import WindowsParser
 from detect.record import AnyValue, FieldValue, LogRecord, Logsource, NormalizedRecord
 
 MAX_PARSED: Final = 65536
 """Characters of a line that parsers look at; the message keeps all of it."""
+
+MAX_JSON: Final = 4 * MAX_PARSED
+"""Characters of a body that is read as JSON; a longer one is a line."""
 
 _SYSLOG: Final = Logsource("linux", "", "syslog")
 _AUTH: Final = Logsource("linux", "", "auth")
@@ -26,6 +31,10 @@ _PID_ATTRIBUTES: Final = ("proc_id", "syslog.procid", "process.pid")
 _WRAPPED_APP_FIELDS: Final = ("appname", "log.syslog.appname", "syslog.appname", "process.name", "ident", "program")
 _WRAPPED_PID_FIELDS: Final = ("procid", "log.syslog.procid", "process.pid", "pid")
 _FILE_ATTRIBUTES: Final = ("log.file.name", "log.file.path")
+_STATED: Final = ("sigma.product", "sigma.category", "sigma.service")
+_LANGUAGE: Final = ("telemetry.sdk.language",)
+_EVENT_SIGNS: Final = frozenset({"EventID", "EventCode", "event_id", "winlog.event_id", "winlog", "Event"})
+_XML_STARTS: Final = ("<Event", "<?xml")
 _FILES: Final = (
     (re.compile(r"(?:^|/)(?:auth\.log|secure)\b"), _AUTH),
     (re.compile(r"(?:^|/)(?:syslog|messages)\b"), _SYSLOG),
@@ -36,7 +45,7 @@ _FILES: Final = (
 
 
 class Normalizer:
-    """Stateless: the same record always gives the same view. It raises for no input.
+    """The same record always gives the same view; what it remembers only makes it quicker. It raises for no input.
 
     `definitions` come from `load_parsers`; a message that no pattern knows keeps its program's logsource.
     """
@@ -49,6 +58,7 @@ class Normalizer:
         for definition in definitions:
             if definition.format == "builtin":
                 builtin[definition.name] = definition
+            if definition.format in ("builtin", "object"):
                 continue
             program = compile_program(definition)
             if definition.format == "line":
@@ -60,25 +70,44 @@ class Normalizer:
         try:
             self._audit = AuditParser(builtin["auditd"])
             self._windows = WindowsParser(builtin["windows"])
+            self._generic = GenericEntities(builtin["generic"])
+            self._languages = builtin["generic"].sources
         except KeyError as error:
             raise ParserError(f"the definition {error} is missing") from None
+        self._products = Products(definitions)
 
     def normalize(self, record: LogRecord) -> NormalizedRecord:
         """The record's flat view, its entities, class and outcome."""
-        return self._read(record).finish(record)
+        body, attributes = record.body, record.attributes
+        parsed = None
+        if attributes and "EventID" in attributes:
+            view = self._windows.view(record, attributes, _line_of(body))
+        else:
+            if isinstance(body, str) and body.startswith("{"):
+                parsed = parse_object(body) if len(body) <= MAX_JSON else None
+            elif isinstance(body, dict):
+                parsed = body
+            known = parsed is not None and ("EventID" in parsed or "Event" in parsed)
+            view = self._windows.view(record, parsed, "") if parsed is not None and known else None
+        return self._read(record, parsed).finish(record) if view is None else view
 
     def recognise(self, record: LogRecord) -> str:
         """The name of the parser that knows the record (`sshd/accepted`); empty when none does."""
-        return self._read(record).name
+        return self._read(record, None).name
 
-    def _read(self, record: LogRecord) -> Draft:
-        body = record.body
+    def _read(self, record: LogRecord, parsed: dict[str, Any] | None) -> Draft:
+        """`parsed`: the object that the record's body is, where that is known."""
+        body, attributes = record.body, record.attributes
+        if attributes and not _EVENT_SIGNS.isdisjoint(attributes):
+            draft = Draft(_line_of(body), {}, [], whole=True)
+            if self._windows.read(attributes, draft):
+                return draft
         if isinstance(body, str):
-            return self._read_line(record, body)
+            return self._read_object(record, parsed, body) if parsed is not None else self._read_line(record, body)
         if isinstance(body, dict):
             return self._read_object(record, body, "")
         draft = Draft(_text(body), {}, [])
-        _generic(record, draft)
+        self._read_attributes(record, draft)
         return draft
 
     def _read_line(self, record: LogRecord, text: str) -> Draft:
@@ -86,11 +115,15 @@ class Normalizer:
         draft = Draft(text, {}, [])
         if line.startswith(("type=", "node=")) and self._audit.read(line, draft):
             return draft
-        if line.lstrip().startswith("{") and len(text) <= 4 * MAX_PARSED and (body := parse_object(text)) is not None:
+        if line[:64].lstrip().startswith("{") and len(text) <= MAX_JSON and (body := parse_object(text)) is not None:
             return self._read_object(record, body, text)
+        if line.startswith(_XML_STARTS) and self._windows.read_text(text, draft):
+            return draft
         envelope = parse_envelope(line)
         if envelope is not None:
             self._read_syslog(record, envelope, draft)
+            return draft
+        if (pairs := parse_pairs(line)) and self._products.read(pairs, record.resource, draft):
             return draft
         if self._read_plain(line, draft):
             return draft
@@ -99,7 +132,7 @@ class Normalizer:
             pid = _attribute(record, _PID_ATTRIBUTES)
             self._read_syslog(record, Envelope("", app, pid, line), draft)
             return draft
-        _generic(record, draft)
+        self._read_attributes(record, draft)
         return draft
 
     def _read_syslog(self, record: LogRecord, envelope: Envelope, draft: Draft) -> None:
@@ -117,12 +150,15 @@ class Normalizer:
             return
         else:
             draft.logsource = _AUTH if _file_logsource(record) == _AUTH else _SYSLOG
+        if message.startswith(_XML_STARTS) and self._windows.read_text(message, draft):
+            return
         message, times = unrepeat(message)
         if times > 1:
             draft.fields["repeated"] = times
         for prefixes, prefixed in self._prefixed:
             if message.startswith(prefixes):
                 program = prefixed
+                draft.logsource = prefixed.logsource or draft.logsource
                 break
         if program is not None and (known := program.recognise(message)):
             draft.take(*known)
@@ -138,14 +174,40 @@ class Normalizer:
             self._read_syslog(record, Envelope(host, identifier, pid, message[:MAX_PARSED]), draft)
             draft.name = draft.name or "journald"
             return draft
-        read_object(body, line, draft)
-        if draft.name == "json/generic" and draft.message is not line:
-            self._read_wrapped(record, draft)
+        fields = flatten(body)
+        key = message_field(fields)
+        draft.message = FieldMessage(key) if key else BodyMessage()
+        if self._products.read(fields, record.resource, draft):
+            return draft
+        draft.fields, draft.name = fields, "json/generic"
+        self._generic.read(draft)
+        draft.logsource = self._stated_logsource(record, draft.logsource)
+        if key:
+            self._read_wrapped(record, str(fields[key]), draft)
         return draft
 
-    def _read_wrapped(self, record: LogRecord, draft: Draft) -> None:
+    def _read_attributes(self, record: LogRecord, draft: Draft) -> None:
+        """A record of no known shape: its attributes are its fields, the name of its file says what it may be."""
+        fields = flatten(record.attributes)
+        draft.whole = True
+        if self._products.read(fields, record.resource, draft):
+            return
+        draft.fields = fields
+        draft.logsource = self._stated_logsource(record, _file_logsource(record))
+        self._generic.read(draft)
+
+    def _stated_logsource(self, record: LogRecord, known: Logsource) -> Logsource:
+        """What the sender says the record is to Sigma, or in what language the program is that wrote it."""
+        stated = [_attribute(record, (name,)).lower() for name in _STATED]
+        if any(stated):
+            return Logsource(*(own or part for own, part in zip(stated, known, strict=True)))
+        if any(known) or (spec := self._languages.get(_attribute(record, _LANGUAGE).lower())) is None:
+            return known
+        return Logsource(spec.product, spec.category, spec.service)
+
+    def _read_wrapped(self, record: LogRecord, text: str, draft: Draft) -> None:
         """A shipper's object around a line: the line is read as if it had come alone, over the object's fields."""
-        line, host = draft.message[:MAX_PARSED].rstrip("\r\n"), draft.host
+        line, host = text[:MAX_PARSED].rstrip("\r\n"), draft.host
         if line.startswith(("type=", "node=")) and self._audit.read(line, draft):
             return
         envelope = parse_envelope(line)
@@ -168,19 +230,17 @@ class Normalizer:
         return False
 
 
+def _line_of(body: AnyValue) -> str:
+    """The line that a body is beside attributes that hold the event; JSON and XML would say it all a second time."""
+    return body if isinstance(body, str) and not body.startswith(("{", "<")) else ""
+
+
 def _first_text(fields: Mapping[str, FieldValue], names: tuple[str, ...]) -> str:
     for name in names:
         value = fields.get(name)
         if isinstance(value, str | int) and value != "":
             return str(value)
     return ""
-
-
-def _generic(record: LogRecord, draft: Draft) -> None:
-    """A record of no known shape: its attributes are its fields, the name of its file says what it may be."""
-    draft.logsource = _file_logsource(record)
-    draft.fields = {key: field_value(value) for key, value in record.attributes.items()}
-    read_generic_entities(draft)
 
 
 def _file_logsource(record: LogRecord) -> Logsource:

@@ -1,283 +1,321 @@
-"""Windows events as JSON, in the shapes that exporters give them, under the field names that Sigma's rules use.
+"""Windows events under the field names that Sigma's rules use: what they are, who they are about.
 
-Known shapes: `Event.System/EventData/UserData` with `#attributes` (EVTX converters), flat events, the OpenTelemetry
-collector's windowseventlog receiver, Winlogbeat's `winlog`, and Log Analytics exports with EventData as XML.
+Which names to add, which channel means which service and which event number means which category is data
+(`parsers/windows.yml`). All that follows from an event's names, channel and number is worked out once and remembered
+as a plan: events come in a few hundred forms, and carrying out a plan is one walk over the handful of fields it names.
 """
 
 from __future__ import annotations
 
-import html
-import re
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from operator import itemgetter
+from typing import Any, Final, NamedTuple
 
 from detect.normalize.definition import Definition
-from detect.normalize.draft import Draft, field_value
-from detect.normalize.entities import canonical_ip, entity, url_entities
-from detect.record import EntityKind, EntityRole, FieldValue, Logsource, Outcome
-
-_XML_DATA = re.compile(r"<Data Name=[\"']([^\"'<>]{1,256})[\"']\s?>([^<]*)</Data>")
-_DIGITS = re.compile(r"\d{1,9}").fullmatch
-_FLAT_SIGNS: Final = ("Channel", "SourceName", "Provider_Name", "ProviderName", "Computer", "Hostname")
-_HASHES: Final = {"MD5": "md5", "SHA1": "sha1", "SHA256": "sha256", "IMPHASH": "Imphash"}
-_SYSTEM_FIELDS: Final = ("Channel", "Computer", "Level", "Task", "Opcode", "Keywords", "EventRecordID")
-_MESSAGE_LIMIT: Final = 4096
-
-_ENTITY_FIELDS: Final[tuple[tuple[str, EntityKind, EntityRole], ...]] = (
-    ("SubjectUserName", "user", "actor"),
-    ("User", "user", "actor"),
-    ("TargetUserName", "user", "target"),
-    ("IpAddress", "ip", "source"),
-    ("SourceIp", "ip", "source"),
-    ("SourceAddress", "ip", "source"),
-    ("ClientAddress", "ip", "source"),
-    ("DestinationIp", "ip", "target"),
-    ("DestAddress", "ip", "target"),
-    ("Image", "process", ""),
-    ("SourceImage", "process", ""),
-    ("TargetImage", "process", "target"),
-    ("TargetFilename", "file", "target"),
-    ("QueryName", "domain", "target"),
-    ("DestinationHostname", "domain", "target"),
-    ("md5", "hash", ""),
-    ("sha1", "hash", ""),
-    ("sha256", "hash", ""),
-    ("CommandLine", "url", "target"),
-    ("ScriptBlockText", "url", "target"),
+from detect.normalize.draft import Draft, add_attributes, field_value
+from detect.normalize.entities import read_entity
+from detect.normalize.event_view import (
+    NESTED_VALUES,
+    EventView,
+    Plan,
+    entities_of,
+    is_text,
+    outcome_of,
+    settle,
 )
+from detect.normalize.message import EventMessage, FieldMessage
+from detect.normalize.naming import Namings, Reader
+from detect.normalize.windows_shapes import SYSTEM_FIELDS, Fields, read_shape, read_xml, text_of_element
+from detect.record import (
+    FieldValue,
+    LogRecord,
+    Logsource,
+    NormalizedRecord,
+)
+
+MAX_PLANS: Final = 2048
+MAX_PLAN_NAMES: Final = 256
+MAX_PLAN_CHARACTERS: Final = 4096
+_HOST: Final = read_entity("host", "")
+_NOT_HERE: Final[dict[str, FieldValue]] = {}
+_DECIDING: Final = frozenset({"Level", "OperationType", "EventType", "Message"})
+# NXLog writes the kind of record over the kind of registry change, which then stands in the message alone.
+_RECORD_KINDS: Final = frozenset({"INFO", "AUDIT_SUCCESS", "AUDIT_FAILURE", "ERROR", "WARNING"})
+_EVENT_TYPE: Final = "\nEventType: "
+
+
+class Form(NamedTuple):
+    """A form of nested events: the plan for its fields, and those that come from `System`."""
+
+    plan: Plan
+    names: tuple[str, ...]
+    values: Callable[[Mapping[str, Any]], tuple[Any, ...]]
 
 
 class WindowsParser:
-    """Reads Windows events; channels, categories and classes come from the definition file."""
+    """Reads Windows events; channels, categories, names and classes come from the definition file."""
 
     def __init__(self, definition: Definition) -> None:
-        self._channels = definition.channels
-        self._categories = definition.categories
-        self._activities = definition.activities
+        self._definition = definition
+        self._plans: dict[tuple[tuple[str, ...], str, object], Plan] = {}
+        self._forms: dict[tuple[tuple[str, ...], tuple[str, ...], str, object], Form] = {}
+        self._namings = Namings(definition.hashes, definition.hash_entities)
+        self._attributes: Mapping[str, Any] = {}
+        self._of_attributes: Fields = {}
+
+    def view(self, record: LogRecord, body: Mapping[str, Any], line: str) -> NormalizedRecord | None:
+        """The view of an event of a form seen before; None for any other, which `read` may know. The way most go.
+
+        `body` is the record's body or its attributes; then `line` is its body, where that is a line.
+        """
+        event = body.get("Event")
+        known = self._flat(body) if event is None else self._nested(event)
+        if known is None:
+            return None
+        plan, fields = known
+        if not NESTED_VALUES.isdisjoint(map(type, map(fields.__getitem__, plan.decisive))):
+            settle(fields)
+        logsource = self._carry_out(plan, fields)
+        own = len(fields)
+        if record.attributes and body is not record.attributes:
+            self._add_attributes(record.attributes, fields)
+        return EventView(
+            record,
+            logsource,
+            _NOT_HERE,
+            (),
+            "",
+            plan.activity,
+            line=line,
+            quick_fields=fields,
+            own=own,
+            plan=plan,
+            namings=self._namings,
+        )
+
+    def _add_attributes(self, attributes: Mapping[str, Any], fields: Fields) -> None:
+        """Adds the sender's attributes, which many records have in common."""
+        if attributes is not self._attributes:
+            self._attributes, self._of_attributes = attributes, {}
+            add_attributes(self._of_attributes, attributes)
+        for name, value in self._of_attributes.items():
+            fields.setdefault(name, value)
+
+    def _flat(self, body: Mapping[str, Any]) -> tuple[Plan, Fields] | None:
+        number, channel = body.get("EventID"), body.get("Channel")
+        # The exact types: True and 1.0 would be found under 1.
+        if (number.__class__ is not int and number.__class__ is not str) or channel.__class__ is not str:
+            return None
+        plan = self._plans.get((tuple(body), channel, number))
+        return None if plan is None else (plan, dict(body))
+
+    def _nested(self, event: Any) -> tuple[Plan, Fields] | None:
+        """The same of an EVTX converter's event, once `read` has seen one of its form."""
+        try:
+            system, data = event["System"], event["EventData"]
+            number, channel = text_of_element(system["EventID"]), system["Channel"]
+            if number.__class__ is not int or channel.__class__ is not str or len(event) - ("#attributes" in event) > 2:
+                return None
+            if data.get("Data").__class__ is list:  # whose items may have names
+                return None
+            form = self._forms[tuple(system), tuple(data), channel, number]
+            provider = system["Provider"]["#attributes"]["Name"]
+        except (KeyError, TypeError):
+            return None
+        fields = dict(zip(form.names, form.values(system), strict=True))
+        fields["Provider_Name"] = provider
+        fields.update(data)
+        return form.plan, fields
 
     def read(self, body: Mapping[str, Any], draft: Draft) -> bool:
         """Fills the draft from a Windows event; False when the object is none."""
-        fields = _event_fields(body)
+        fields = read_shape(body)
         if fields is None:
             return False
-        fields.update(draft.fields)
-        draft.fields = fields
-        number = _event_number(fields)
-        channel = str(fields.get("Channel", "")).lower()
-        service = self._channels.get(channel, "")
-        key = f"{service}/{number}"
-        category = self._category(key, fields)
-        draft.name = f"windows/{service or 'other'}"
-        draft.logsource = Logsource("windows", category, service)
-        draft.activity = self._activities.get(key, "other")
-        draft.outcome = _outcome(fields)
-        draft.host = str(fields.get("Computer", ""))
-        _alias(category, service, fields)
-        _entities(draft)
-        draft.message = _message(fields, service, number)
+        names = tuple(fields)
+        plan = self._adopt(fields, draft)
+        # By this `view` knows the next event of this form.
+        if self._plan(tuple(body), body.get("Channel"), body.get("EventID")) is None:
+            self._learn(body.get("Event"), names, plan)
         return True
 
-    def _category(self, key: str, fields: Mapping[str, FieldValue]) -> str:
-        category = self._categories.get(key, "")
-        if category == "registry_event":
-            return self._categories.get(f"{key}/{fields.get('EventType')}".lower(), category)
-        return category
+    def _learn(self, event: Any, names: tuple[str, ...], plan: Plan) -> None:
+        """Remembers the form of a nested event whose fields are simply those of its two parts, in their order."""
+        system, data = (event.get("System"), event.get("EventData")) if isinstance(event, dict) else (None, None)
+        if not isinstance(system, dict) or not isinstance(data, dict) or len(names) > MAX_PLAN_NAMES:
+            return
+        present = [name for name in SYSTEM_FIELDS if system.get(name) is not None and name != "EventID"]
+        expected = (*present, "EventID", "Provider_Name", *data)
+        key = (tuple(system), tuple(data), str(system.get("Channel")), text_of_element(system.get("EventID")))
+        if names != expected or key[3].__class__ is not int or len(str(key)) > 2 * MAX_PLAN_CHARACTERS:
+            return
+        if len(self._forms) >= MAX_PLANS:
+            self._forms.clear()
+        self._forms[key] = Form(plan, tuple(expected[: len(present) + 1]), itemgetter(*present, "EventID"))
+
+    def read_text(self, line: str, draft: Draft) -> bool:
+        """Fills the draft from an event in XML; False when the text is none."""
+        fields = read_xml(line)
+        if fields is not None:
+            self._adopt(fields, draft)
+        return fields is not None
+
+    def _adopt(self, fields: Fields, draft: Draft) -> Plan:
+        if draft.fields:
+            fields.update(draft.fields)
+        names, channel, number = tuple(fields), fields.get("Channel"), fields.get("EventID")
+        # An odd event (no number, a list for a channel) is one of a kind, and so is its plan.
+        plan = self._plan(names, channel, number) or self._make_plan(names, channel, number)
+        draft.logsource = self._carry_out(plan, fields)
+        draft.entities.extend(entities_of(plan, fields, self._namings))
+        draft.fields = fields
+        host = fields.get("Computer")
+        draft.host = host if isinstance(host, str) and host else draft.host
+        draft.name = plan.name
+        draft.activity = plan.activity
+        if plan.audited:
+            draft.outcome = outcome_of(fields["Keywords"])
+        if not isinstance(draft.message, str) or not draft.message or draft.message[0] in "{<":
+            own = plan.message if is_text(fields.get("Message")) else None
+            draft.message = own or EventMessage(plan.title, len(fields))
+        return plan
+
+    def _plan(self, names: tuple[str, ...], channel: object, number: object) -> Plan | None:
+        """The plan for a flat event of these names; None where it takes more than adding names."""
+        if number.__class__ not in (int, str) or channel.__class__ is not str or not _is_plain(names):
+            return None
+        key = (names, str(channel), number)
+        plan = self._plans.get(key)
+        if plan is None:
+            plan = self._make_plan(names, channel, number)
+            if len(names) <= MAX_PLAN_NAMES and sum(map(len, names)) + len(f"{channel}{number}") <= MAX_PLAN_CHARACTERS:
+                if len(self._plans) >= MAX_PLANS:
+                    self._plans.clear()
+                    self._forms.clear()
+                    self._namings.forget()
+                    plan = self._make_plan(names, channel, number)
+                self._plans[key] = plan
+        return plan
+
+    def _make_plan(self, names: tuple[str, ...], channel: object, number: object) -> Plan:
+        definition = self._definition
+        known = frozenset(names)
+        if isinstance(number, str) and number.isascii() and number.isdigit() and len(number) < 10:
+            number = int(number)
+        stated = str(channel or "").lower()
+        source = definition.sources.get(stated)
+        service = source.service if source else definition.channels.get(stated, "")
+        product = source.product if source else "windows"
+        key = f"{service}/{number}"
+        category = definition.categories.get(key, source.category if source else "")
+        aliases = self._aliases(known, product, category, service, key)
+        available = known | {target for target, _ in aliases}
+        specs = [spec for spec in definition.entities if spec.field in available]
+        named = [(spec.field, read_entity(spec.kind, spec.role, account=spec.kind == "user")) for spec in specs
+                 if spec.kind != "url"]  # fmt: skip
+        # The host first; where hashes are, None marks the place of their entities.
+        sources: list[tuple[str, Reader | None]] = [("Computer", _HOST)] if "Computer" in available else []
+        sources += named
+        hashes = next((name for name in ("Hashes", "Hash") if name in known), "")
+        sources += [(hashes, None)] if hashes else []
+        join = next((join for join in definition.joins.get(key, ()) if known.issuperset(join[1:])), None)
+        return Plan(
+            number if isinstance(number, str | int) else field_value(number),
+            f"{product}/{service or 'other'}",
+            Logsource(product, category, service),
+            self._by_event_type(key, product, service),
+            definition.activities.get(key, definition.activities.get(category, "other")),
+            aliases,
+            join,
+            self._namings.naming(tuple(sources)),
+            tuple((spec.field, spec.role) for spec in specs if spec.kind == "url"),
+            hashes,
+            _decisive(known, aliases, join, hashes),
+            "Keywords" in known,
+            "Level" in known,
+            FieldMessage("Message") if "Message" in known else None,
+            service or "Windows",
+        )
+
+    def _aliases(
+        self, known: frozenset[str], product: str, category: str, service: str, key: str
+    ) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        found: dict[str, tuple[str, ...]] = {}
+        for group in ("*", product, service, category, key):
+            for target, sources in self._definition.aliases.get(group, {}).items():
+                present = tuple(source for source in sources if source in known)
+                if present:
+                    found[target] = present
+        return tuple(found.items())
+
+    def _by_event_type(self, key: str, product: str, service: str) -> dict[str, Logsource]:
+        """The categories that the kind of registry change decides."""
+        prefix = f"{key}/"
+        return {
+            kind.removeprefix(prefix): Logsource(product, category, service)
+            for kind, category in self._definition.categories.items()
+            if kind.startswith(prefix)
+        }
+
+    def _carry_out(self, plan: Plan, fields: Fields) -> Logsource:
+        """Adds to the fields what the plan says, and finds what they are to rules."""
+        fields["EventID"] = plan.number
+        if plan.aliases:
+            _add_names(plan.aliases, fields)
+        if plan.join is not None:
+            self._join(plan.join, fields)
+        if plan.levelled:
+            level = fields["Level"]
+            if level.__class__ is str:
+                fields["Level"] = self._definition.levels.get(str(level).lower(), level)
+        if plan.hashes:
+            for name, digest in self._namings.digests(fields[plan.hashes]):
+                if name not in fields:
+                    fields[name] = digest
+        return self._changed(plan, fields) if plan.by_event_type else plan.logsource
+
+    def _changed(self, plan: Plan, fields: Fields) -> Logsource:
+        kind = fields.get("OperationType") or fields.get("EventType")
+        if isinstance(kind, str) and kind in _RECORD_KINDS:
+            message = fields.get("Message")
+            place = message.find(_EVENT_TYPE, 0, 4096) if isinstance(message, str) else -1
+            if place >= 0:
+                kind = str(message)[place + len(_EVENT_TYPE) :].partition("\n")[0].strip()
+                fields["EventType"] = kind
+        return plan.by_event_type.get(str(kind).lower(), plan.logsource)
+
+    def _join(self, join: tuple[str, str, str], fields: Fields) -> None:
+        """A key and the value under it as one path, the way Sysmon writes it."""
+        target, *parts = join
+        path = "\\".join(str(fields[part]) for part in parts if fields[part] not in (None, "", "-"))
+        for long, short in self._definition.hives.items():
+            if path[: len(long)].lower() == long.lower():
+                path = short + path[len(long) :]
+                break
+        fields.setdefault(target, path)
 
 
-def _event_fields(body: Mapping[str, Any]) -> dict[str, FieldValue] | None:
-    event = body.get("Event")
-    if isinstance(event, dict) and isinstance(event.get("System"), dict):
-        return _nested(event)
-    if isinstance(body.get("System"), dict) and "EventID" in body["System"]:
-        return _nested(body)
-    winlog = body.get("winlog")
-    if isinstance(winlog, dict) and "event_id" in winlog:
-        return _shipped(winlog, body.get("message"))
-    if "event_id" in body and isinstance(body.get("channel"), str):
-        return _shipped(body, body.get("message"))
-    if "EventID" in body and any(name in body for name in _FLAT_SIGNS):
-        return _flat(body)
-    return None
+def _add_names(aliases: tuple[tuple[str, tuple[str, ...]], ...], fields: Fields) -> None:
+    for target, others in aliases:
+        if not fields.get(target):
+            for other in others:
+                value = fields[other]
+                if value is not None and value != "":
+                    fields[target] = value
+                    break
 
 
-def _nested(event: Mapping[str, Any]) -> dict[str, FieldValue]:
-    system = event["System"]
-    fields: dict[str, FieldValue] = {}
-    for name in _SYSTEM_FIELDS:
-        if system.get(name) is not None:
-            fields[name] = field_value(_text_of(system[name]))
-    fields["EventID"] = field_value(_text_of(system.get("EventID")))
-    provider = system.get("Provider")
-    if isinstance(provider, dict):
-        attributes = provider.get("#attributes", provider)
-        named = attributes.get("Name", attributes.get("@Name")) if isinstance(attributes, dict) else None
-        fields["Provider_Name"] = field_value(named)
-    _data(event.get("EventData"), fields)
-    user_data = event.get("UserData")
-    for part in user_data.values() if isinstance(user_data, dict) else ():
-        _data(part, fields)
-    for name, part in event.items():
-        if name not in ("System", "EventData", "UserData", "#attributes", "RenderingInfo"):
-            _data(part, fields)
-    return fields
+def _is_plain(names: tuple[str, ...]) -> bool:
+    """Whether a flat event's names are its fields as they are."""
+    known = frozenset(names)
+    if not {"EventID", "Channel"} <= known or known & {"EventData", "UserData", "Event", "System", "winlog"}:
+        return False
+    return not any(" " in name or name.__class__ is not str for name in names)
 
 
-def _data(data: Any, fields: dict[str, FieldValue]) -> None:
-    """Event data in any of its spellings, under names without spaces."""
-    if isinstance(data, str):
-        for name, text in _XML_DATA.findall(data[:65536]):
-            fields[name.replace(" ", "")] = html.unescape(text)
-    if not isinstance(data, dict):
-        return
-    for name, value in data.items():
-        if name == "#attributes" or name.startswith("@"):
-            continue
-        if name == "Data" and isinstance(value, list):
-            _named_data(value, fields)
-        else:
-            key = name.replace(" ", "") if " " in name else name
-            fields[key] = value if isinstance(value, str) else field_value(_text_of(value))
-
-
-def _named_data(items: list[Any], fields: dict[str, FieldValue]) -> None:
-    unnamed: list[Any] = []
-    for item in items:
-        attributes = item.get("#attributes", item) if isinstance(item, dict) else {}
-        name = attributes.get("Name", attributes.get("@Name")) if isinstance(attributes, dict) else None
-        if isinstance(name, str):
-            fields[name.replace(" ", "")] = field_value(_text_of(item))
-        else:
-            unnamed.append(field_value(_text_of(item)))
-    if unnamed:
-        fields["Data"] = unnamed
-
-
-def _text_of(value: Any) -> Any:
-    """An XML element's text, where a converter kept its attributes beside it."""
-    if isinstance(value, dict) and ("#text" in value or "#attributes" in value):
-        return value.get("#text")
-    return value
-
-
-def _shipped(event: Mapping[str, Any], message: Any) -> dict[str, FieldValue]:
-    number = event.get("event_id")
-    provider = event.get("provider")
-    fields: dict[str, FieldValue] = {
-        "EventID": field_value(number.get("id") if isinstance(number, dict) else number),
-        "Channel": field_value(event.get("channel")),
-        "Computer": field_value(event.get("computer", event.get("computer_name"))),
-        "Provider_Name": field_value(
-            provider.get("name") if isinstance(provider, dict) else event.get("provider_name", provider)
-        ),
-    }
-    if event.get("keywords") is not None:
-        fields["Keywords"] = field_value(event["keywords"])
-    if isinstance(message, str):
-        fields["Message"] = message
-    data = event.get("event_data")
-    _data(data, fields)
-    if isinstance(data, dict) and isinstance(data.get("data"), list):
-        for item in data["data"]:
-            if isinstance(item, dict):
-                _data(item, fields)
-    user_data = event.get("user_data")
-    _data(user_data, fields)
-    return fields
-
-
-def _flat(body: Mapping[str, Any]) -> dict[str, FieldValue]:
-    fields: dict[str, FieldValue] = {}
-    for name, value in body.items():
-        key = name.replace(" ", "") if " " in name else name
-        if value is None or isinstance(value, str | int | float):
-            fields[key] = value
-        elif name not in ("EventData", "UserData"):
-            fields[key] = field_value(_text_of(value))
-    _data(body.get("EventData"), fields)
-    _data(body.get("UserData"), fields)
-    for name, others in (("Provider_Name", ("ProviderName", "SourceName")), ("Computer", ("Hostname",))):
-        if not fields.get(name):
-            found = next((fields[other] for other in others if fields.get(other)), None)
-            if found is not None:
-                fields[name] = found
-    return fields
-
-
-def _event_number(fields: dict[str, FieldValue]) -> FieldValue:
-    number = fields.get("EventID")
-    if isinstance(number, str) and _DIGITS(number):
-        fields["EventID"] = number = int(number)
-    return number
-
-
-def _outcome(fields: Mapping[str, FieldValue]) -> Outcome:
-    """The audit keywords: bit 52 stands for failure, bit 53 for success."""
-    keywords = fields.get("Keywords")
-    if isinstance(keywords, list):
-        keywords = " ".join(map(str, keywords))
-    if isinstance(keywords, str):
-        if "audit failure" in keywords.lower():
-            return "failure"
-        if "audit success" in keywords.lower():
-            return "success"
-        try:
-            keywords = int(keywords, 0)
-        except ValueError:
-            return "unknown"
-    if isinstance(keywords, int):
-        return "failure" if keywords >> 52 & 1 else "success" if keywords >> 53 & 1 else "unknown"
-    return "unknown"
-
-
-def _alias(category: str, service: str, fields: dict[str, FieldValue]) -> None:
-    """Names that Sigma uses for a category whatever the source calls them."""
-    if category == "process_creation" and service == "security":
-        for alias, name in (("Image", "NewProcessName"), ("ParentImage", "ParentProcessName")):
-            if name in fields:
-                fields.setdefault(alias, fields[name])
-    elif category == "antivirus":
-        for alias, name in (("Signature", "ThreatName"), ("Filename", "Path")):
-            if name in fields:
-                fields.setdefault(alias, fields[name])
-    hashes = fields.get("Hashes") or fields.get("Hash")
-    if isinstance(hashes, str) and "=" in hashes:
-        for part in hashes[:1024].split(","):
-            name, _, digest = part.partition("=")
-            if alias := _HASHES.get(name.strip().upper(), ""):
-                fields.setdefault(alias, digest.strip())
-
-
-def _entities(draft: Draft) -> None:
-    fields = draft.fields
-    for name, kind, role in _ENTITY_FIELDS:
-        if name not in fields:
-            continue
-        value = fields[name]
-        if not isinstance(value, str) or not value or (kind == "domain" and canonical_ip(value)):
-            continue
-        if kind == "url":
-            draft.entities.extend(url_entities(value, role))
-            continue
-        if kind == "user":
-            value = value.rpartition("\\")[2].lower()
-        found = entity(kind, value, role)
-        if found is not None:
-            draft.entities.append(found)
-
-
-def _message(fields: Mapping[str, FieldValue], service: str, number: FieldValue) -> str:
-    """The event's own message, or all its values on one line."""
-    text = fields.get("Message")
-    if isinstance(text, str) and text:
-        return text
-    parts = [f"{fields.get('Provider_Name') or service or 'Windows'} {number}:"]
-    length = 0
-    for name, value in fields.items():
-        if name in ("EventID", "Provider_Name") or value in (None, ""):
-            continue
-        part = f"{name}={value}"[:1024]
-        length += len(part) + 1
-        if length > _MESSAGE_LIMIT:
-            break
-        parts.append(part)
-    return " ".join(parts)
+def _decisive(
+    known: frozenset[str], aliases: tuple[tuple[str, tuple[str, ...]], ...], join: tuple[str, ...] | None, hashes: str
+) -> tuple[str, ...]:
+    named = {name for target, others in aliases for name in (target, *others)}
+    named.update(join or (), (hashes,), _DECIDING)
+    return tuple(sorted(named & known))

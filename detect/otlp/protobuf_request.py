@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
@@ -10,6 +11,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from detect.batch import Batch
 from detect.otlp.errors import UndecodableBatch
 from detect.otlp.mend import mended_request
+from detect.otlp.raw_values import OddValue, pair_reader, request_class
 from detect.otlp.values import event_time
 from detect.record import AnyValue, LogRecord, Nanoseconds, RecordRef
 
@@ -26,33 +28,52 @@ def count_protobuf(payload: bytes) -> int:
 
 def protobuf_records(batch: Batch, tolerance_ns: Nanoseconds) -> list[LogRecord]:
     """All records of a protobuf batch, in order."""
-    request = _parse(batch.payload)
+    try:
+        read = _Reads(_raw_attributes(), _raw_body)
+        return _records(batch, tolerance_ns, request_class().FromString(batch.payload), read)
+    except (DecodeError, OddValue, UnicodeDecodeError):
+        return proper_records(batch, tolerance_ns)
+
+
+def proper_records(batch: Batch, tolerance_ns: Nanoseconds) -> list[LogRecord]:
+    """The same, read by the schema proper; text that is not UTF-8 is mended. Raises UndecodableBatch."""
+    return _records(batch, tolerance_ns, _parse(batch.payload), _Reads(_attributes, _value))
+
+
+class _Reads(NamedTuple):
+    """How the attributes and bodies of a request are read."""
+
+    attributes: Callable[[Any], dict[str, AnyValue]]
+    body: Callable[[Any], AnyValue]
+
+
+def _records(batch: Batch, tolerance_ns: Nanoseconds, request: Any, read: _Reads) -> list[LogRecord]:
     records: list[LogRecord] = []
     add, seq, received = records.append, batch.seq, batch.received_ns
+    attributes, body_of = read
     for resource_logs in request.resource_logs:
-        resource = _attributes(resource_logs.resource.attributes)
+        resource = attributes(resource_logs.resource.attributes)
         for scope_logs in resource_logs.scope_logs:
             scope = scope_logs.scope.name
             for record in scope_logs.log_records:
-                position = len(records)
                 stated, observed = record.time_unix_nano, record.observed_time_unix_nano
                 time_ns, mark = event_time(stated, observed, received, tolerance_ns)
-                body = record.body
+                body, pairs, trace_id, span_id = record.body, record.attributes, record.trace_id, record.span_id
                 add(
                     LogRecord(
-                        RecordRef(seq, position),
+                        RecordRef(seq, len(records)),
                         time_ns,
                         stated,
                         observed,
                         received,
                         record.severity_number,
                         record.severity_text,
-                        body.string_value or _value(body),
-                        {pair.key: pair.value.string_value or _value(pair.value) for pair in record.attributes},
+                        body.string_value or body_of(body),
+                        attributes(pairs) if pairs else {},
                         resource,
                         scope,
-                        record.trace_id.hex(),
-                        record.span_id.hex(),
+                        trace_id.hex() if trace_id else "",
+                        span_id.hex() if span_id else "",
                         record.flags,
                         record.event_name,
                         record.dropped_attributes_count,
@@ -73,6 +94,21 @@ def _parse(payload: bytes) -> Any:
             "it is cut short, nests too deeply or is another format"
         )
     return ExportLogsServiceRequest.FromString(mended)
+
+
+def _raw_attributes() -> Callable[[Any], dict[str, AnyValue]]:
+    known = pair_reader().__getitem__
+    return lambda pairs: dict(map(known, pairs))
+
+
+def _raw_body(body: Any) -> AnyValue:
+    match body.WhichOneof("value"):
+        case "kvlist_value":
+            return dict(map(pair_reader().__getitem__, list(body.kvlist_value.values)))
+        case "array_value":
+            return pair_reader().items_of(body.array_value.values, 1)
+        case _:
+            return _value(body)
 
 
 def _attributes(pairs: Any) -> dict[str, AnyValue]:

@@ -1,184 +1,205 @@
-"""Value classes: for one field, which atoms are true of a value, found by index and remembered for values seen before.
+"""Value classes: a value stands for the set of atoms that are true of it, and values repeat in logs.
 
-A class is the set of the field's atoms that are true of a value; equal sets are one class with one number. Values
-repeat in logs, so most are answered by one dictionary lookup. Caches have two generations of bounded size: hostile
-unique values cost time, never memory.
+A column remembers the classes of one field's values, so most values are answered by one look-up in a dictionary. All
+memory is bounded together, in two generations: hostile unique values cost time, never memory.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
-from typing import Any
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
-from detect.sigma.regex_literals import folded, required_texts
-from detect.sigma.syntax import Atom, Pattern, Regex
-from detect.sigma.values import atom_holds, number_of, text_of, texts_of
+from detect.sigma.values import text_of, texts_of
 
-GRAM = 4
-FEW_LITERALS = 64
-MAX_CACHED_VALUES = 20_000
-MAX_CACHED_CHARACTERS = 2_000_000
-MAX_VALUE_CHARACTERS = 1024
-MAX_CLASSES = 20_000
+MAX_CLASSES = 30_000
+MAX_CLASS_MEMBERS = 1_000_000
+MAX_GENERATION_BYTES = 24 << 20
+"""Remembered values of all columns together, in one of two generations; what is beyond makes the next generation."""
+MAX_COLUMN_VALUES = 50_000
+MAX_VALUE_CHARACTERS = 16_384
+"""Longer values are looked at each time that they come."""
+_ENTRY_BYTES = 120
+_WINDOW = 4096
+_RESTING_WINDOWS = 15
+_REPEATS_TOO_RARELY = 0.9
+# Of these integers only do text and equality say the same: True == 1, and 1e15 is written otherwise than 10**15.
+_SMALLEST, _LARGEST = 2, 10**15
 
-
-class LiteralIndex:
-    """Finds the atoms that ignore case and whose literals may be in a text, by one rare gram of each literal."""
-
-    def __init__(self, atoms: Sequence[tuple[int, Atom]]) -> None:
-        """`atoms` with their numbers; each has a literal text that every value it is true of contains."""
-        pieces = [(number, _longest_literal(atom)) for number, atom in atoms]
-        frequency: dict[str, int] = {}
-        for _, piece in pieces:
-            for gram in _grams(piece):
-                frequency[gram] = frequency.get(gram, 0) + 1
-        self._by_gram: dict[str, list[tuple[int, str]]] = {}
-        # Looking for few literals one by one is quicker than cutting the text into grams.
-        few = len({piece for _, piece in pieces}) <= FEW_LITERALS
-        self._short = [(number, piece) for number, piece in pieces if few or len(piece) < GRAM]
-        for number, piece in pieces:
-            if not few and len(piece) >= GRAM:
-                rarest = min(sorted(_grams(piece)), key=frequency.__getitem__)
-                self._by_gram.setdefault(rarest, []).append((number, piece))
-        self._keys = frozenset(self._by_gram)
-
-    def candidates(self, lowered: str) -> list[int]:
-        """Numbers of the atoms whose literal is in the text."""
-        found = [number for number, piece in self._short if piece in lowered]
-        if self._keys and len(lowered) >= GRAM:
-            for gram in self._keys & _grams(lowered):
-                found.extend(number for number, piece in self._by_gram[gram] if piece in lowered)
-        return found
+Truths = Callable[[str], frozenset[int]]
 
 
-def _digest(text: str) -> bytes:
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=24).digest()
+class Reader(Protocol):
+    """Someone who looks values up: `records` counts how often."""
+
+    records: int
 
 
-def _grams(text: str) -> set[str]:
-    return {text[start : start + GRAM] for start in range(len(text) - GRAM + 1)}
+class ClassTable:
+    """The classes of all columns. Class 0 is the empty one: nothing is true of a missing value."""
 
-
-def _longest_literal(atom: Atom) -> str:
-    literal = atom.literal
-    if isinstance(literal, Pattern):
-        pieces = [piece for segment in literal.segments for piece in segment if isinstance(piece, str)]
-        return max(pieces, key=len, default="")
-    return literal if isinstance(literal, str) else ""
-
-
-class FieldClasses:
-    """The classes of one field's values. `missing` is the class of a value that has no text."""
-
-    def __init__(self, atoms: Sequence[tuple[int, Atom]]) -> None:
+    def __init__(self, witnessed: Mapping[int, tuple[int, ...]]) -> None:
+        """`witnessed`: the rules that may be true when an atom is, by the atom's number."""
+        self._witnessed = witnessed
         self.forget()
-        self._always = [number for number, atom in atoms if atom.operator == "present"]
-        self._equal: dict[str, list[int]] = {}
-        self._equal_number: dict[float, list[int]] = {}
-        self._starts: dict[int, dict[str, list[int]]] = {}
-        self._ends: dict[int, dict[str, list[int]]] = {}
-        within, self._others = [], []
-        self._sought: list[tuple[int, Atom, frozenset[str]]] = []
-        for number, atom in atoms:
-            if not self._index(number, atom):
-                if not atom.cased and atom.operator in ("contains", "pattern") and _longest_literal(atom):
-                    within.append((number, atom))
-                elif isinstance(atom.literal, Regex) and (texts := required_texts(atom.literal)):
-                    self._sought.append((number, atom, texts))
-                elif atom.operator != "present":
-                    self._others.append((number, atom))
-        self._within = LiteralIndex(within)
-        self._patterns = {number: atom for number, atom in within if atom.operator == "pattern"}
-
-    missing = 0
 
     def forget(self) -> None:
-        """Drop all classes and remembered values. Class numbers given out before mean nothing afterwards."""
+        """Drops all classes; numbers given out before mean nothing afterwards."""
         self._sets: list[frozenset[int]] = [frozenset()]
         self._numbers: dict[frozenset[int], int] = {frozenset(): 0}
-        self._young: dict[str | bytes, int] = {}
-        self._old: dict[str | bytes, int] = {}
-        self._young_characters = 0
+        self._candidates: list[tuple[int, ...]] = [()]
+        self._members = 0
 
-    def _index(self, number: int, atom: Atom) -> bool:
-        literal = atom.literal
-        if atom.operator == "number" and isinstance(literal, int | float):
-            self._equal_number.setdefault(literal, []).append(number)
-        elif atom.cased or not isinstance(literal, str):
-            return False
-        elif atom.operator == "equals":
-            self._equal.setdefault(literal, []).append(number)
-        elif atom.operator == "startswith":
-            self._starts.setdefault(len(literal), {}).setdefault(literal, []).append(number)
-        elif atom.operator == "endswith":
-            self._ends.setdefault(len(literal), {}).setdefault(literal, []).append(number)
-        else:
-            return False
-        return True
+    @property
+    def is_full(self) -> bool:
+        """Whether so many classes came that it is time to forget."""
+        return len(self._sets) >= MAX_CLASSES or self._members >= MAX_CLASS_MEMBERS
 
-    def class_of(self, value: Any) -> int:
-        """The class of a field value that is not None."""
-        if isinstance(value, list | tuple | dict):
-            truths: frozenset[int] = frozenset()
-            for text in texts_of(value):
-                truths |= self._sets[self.class_of_text(text)]
-            return self._intern(truths)
-        return self.class_of_text(text_of(value))
-
-    def class_of_text(self, text: str) -> int:
-        """The class of a text. Two generations: what was not seen during a whole generation is forgotten."""
-        # A long value is remembered by its digest, so that a cache of script blocks stays small.
-        key = text if len(text) <= MAX_VALUE_CHARACTERS else _digest(text)
-        known = self._young.get(key)
-        if known is not None:
-            return known
-        known = self._old.get(key)
+    def number(self, truths: frozenset[int]) -> int:
+        """The class of values of which exactly these atoms are true."""
+        known = self._numbers.get(truths)
         if known is None:
-            known = self._intern(self._true_atoms(text))
-        if len(self._young) >= MAX_CACHED_VALUES or self._young_characters >= MAX_CACHED_CHARACTERS:
-            self._old, self._young, self._young_characters = self._young, {}, 0
-        self._young[key] = known
-        self._young_characters += len(key)
+            known = self._numbers[truths] = len(self._sets)
+            self._sets.append(truths)
+            self._members += len(truths)
+            witnessed = self._witnessed
+            rules = {rule for atom in truths for rule in witnessed.get(atom, ())}
+            self._candidates.append(tuple(sorted(rules)))
         return known
 
     def truths(self, number: int) -> frozenset[int]:
         """The atoms that are true of a class."""
         return self._sets[number]
 
-    @property
-    def is_full(self) -> bool:
-        """Whether hostile values have made so many classes that it is time to forget."""
-        return len(self._sets) >= MAX_CLASSES
+    def candidates(self, number: int) -> tuple[int, ...]:
+        """The rules that have a witness in a class."""
+        return self._candidates[number]
 
-    def _intern(self, truths: frozenset[int]) -> int:
-        number = self._numbers.get(truths)
-        if number is None:
-            number = self._numbers[truths] = len(self._sets)
-            self._sets.append(truths)
-        return number
 
-    def _true_atoms(self, text: str) -> frozenset[int]:
-        lowered = text.lower()
-        found = [*self._always, *self._equal.get(lowered, ())]
-        if self._equal_number:
-            value = number_of(text)
-            if value is not None:
-                found.extend(self._equal_number.get(value, ()))
-        for length, literals in self._starts.items():
-            found.extend(literals.get(lowered[:length], ()))
-        for length, literals in self._ends.items():
-            if length <= len(lowered):
-                found.extend(literals.get(lowered[len(lowered) - length :], ()))
-        patterns = self._patterns
-        for number in self._within.candidates(lowered):
-            pattern = patterns.get(number)
-            if pattern is None or atom_holds(pattern, text):
-                found.append(number)
-        if self._sought:
-            seen = folded(text)
-            for number, atom, texts in self._sought:
-                if any(required in seen for required in texts) and atom_holds(atom, text):
-                    found.append(number)
-        found.extend(number for number, atom in self._others if atom_holds(atom, text))
-        return frozenset(found)
+class CacheBudget:
+    """What all columns of a matcher may remember."""
+
+    def __init__(self) -> None:
+        self._columns: list[Column] = []
+        self._spent = 0
+
+    def add(self, column: Column) -> None:
+        """From now on the column ages with the others."""
+        self._columns.append(column)
+
+    def charge(self, size: int) -> None:
+        """So many bytes are remembered more."""
+        self._spent += size
+        if self._spent > MAX_GENERATION_BYTES:
+            for column in self._columns:
+                column.age()
+
+    def release(self, size: int) -> None:
+        """So many bytes are remembered no longer."""
+        self._spent -= size
+
+    def forget(self) -> None:
+        """Empties all columns."""
+        for column in self._columns:
+            column.forget()
+
+
+class Column(dict[Any, int]):
+    """From the values of a field to their classes; `column[value]` finds out what it does not remember.
+
+    TypeError for a value that cannot be a key, such as a list: see `class_of`.
+    """
+
+    __slots__ = (
+        "_budget", "_few", "_misses", "_old", "_readers", "_resting", "_seen_before", "_size", "_table", "_truths",
+    )  # fmt: skip
+
+    def __init__(self, truths: Truths, table: ClassTable, budget: CacheBudget) -> None:
+        super().__init__({None: 0})
+        self._truths = truths
+        self._table = table
+        self._budget = budget
+        self._old: dict[Any, int] = {}
+        self._few: dict[tuple[type, int], int] = {}
+        self._size = self._misses = self._resting = self._seen_before = 0
+        self._readers: list[Reader] = []
+        budget.add(self)
+
+    def read_by(self, reader: Reader) -> None:
+        """The reader looks up one value for each of its records."""
+        self._readers.append(reader)
+
+    def __missing__(self, value: Any) -> int:
+        if value.__class__ is not str and value in (0, 1):
+            return self._of_few(value)
+        known = self._old.get(value)
+        if known is None:
+            known = self.class_of(value)
+            self._misses += 1
+            if self._misses >= _WINDOW:
+                self._judge_repetition()
+        if self._resting:
+            return known
+        if value.__class__ is str:
+            if len(value) <= MAX_VALUE_CHARACTERS:
+                self._keep(value, known)
+        elif value.__class__ is int and _SMALLEST <= abs(value) < _LARGEST:
+            self._keep(value, known)
+        return known
+
+    def _of_few(self, value: Any) -> int:
+        """0 and 1 come often, and are equal to the truth values, which have other texts."""
+        kind = (value.__class__, int(value))
+        known = self._few.get(kind)
+        if known is None:
+            known = self._few[kind] = self.class_of(value)
+        return known
+
+    def class_of(self, value: Any) -> int:
+        """The class of any value, found anew: of a list, what is true of an element is true."""
+        if value.__class__ is str:
+            return self._table.number(self._truths(value))
+        if value is None:
+            return 0
+        if isinstance(value, list | tuple | dict):
+            return self._table.number(frozenset().union(*map(self._element, texts_of(value))))
+        return self._table.number(self._truths(text_of(value)))
+
+    def _element(self, text: str) -> frozenset[int]:
+        return self._table.truths(self[text])
+
+    def _keep(self, value: Any, known: int) -> None:
+        self[value] = known
+        size = sys.getsizeof(value) + _ENTRY_BYTES
+        self._size += size
+        if len(self) > MAX_COLUMN_VALUES:
+            self.age()
+        else:
+            self._budget.charge(size)
+
+    def _judge_repetition(self) -> None:
+        """A field whose values never come again (a GUID, a time) is not worth remembering, for a while."""
+        seen = sum(reader.records for reader in self._readers)
+        looked_up, self._seen_before = seen - self._seen_before, seen
+        misses, self._misses = self._misses, 0
+        if self._resting:
+            self._resting -= 1
+        elif misses > looked_up * _REPEATS_TOO_RARELY:
+            self._resting = _RESTING_WINDOWS
+            self.forget()
+
+    def age(self) -> None:
+        """What was not looked up for a whole generation is forgotten."""
+        self._old = dict(self)
+        self._empty()
+
+    def forget(self) -> None:
+        """Remembers nothing."""
+        self._old, self._few = {}, {}
+        self._empty()
+
+    def _empty(self) -> None:
+        self.clear()
+        self[None] = 0
+        self._budget.release(self._size)
+        self._size = 0

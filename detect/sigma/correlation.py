@@ -1,38 +1,62 @@
 """Correlations over event time: sliding windows, late events in their place, bounded state, nothing but data inside.
 
 A window ends at a match and reaches back by the time span, both ends included. A group fires once when its condition
-is met and is armed again when the span has passed. State is bounded twice: by groups and by contributions of one
-correlation; the group that was touched least recently goes first, and is counted.
+is met and is armed again when the span has passed. A condition that a match can meet is judged at that match
+(arrival.py); one that more matches could unmake is judged when the watermark has passed the match by the span
+(closing.py), and is caused by the last record of the window that shows it.
 
-Sources keep different times: a file sent by hand is months behind a live host. So no match is refused for its age; a
-group is forgotten when event time has passed on by the span since it was last touched, whatever its own times are.
+State is bounded three times: by groups and by matches of one correlation, where the group that was touched least
+recently goes first, and by matches of one group, where the oldest that the condition can spare go.
+
+Sources keep different times: a file sent by hand is months behind a live host. So no match is refused for its age: a
+group is forgotten, and a window closes, when event time has passed on by the span since the match came, whatever its
+own time is.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from bisect import bisect_left
 from typing import Any, NamedTuple
 
 from detect.event import Evidence
 from detect.record import Entity, Nanoseconds, NormalizedRecord, RecordRef
-from detect.sigma.group import group_key
-from detect.sigma.rule import SigmaCorrelation
-from detect.sigma.values import texts_of, value_of
+from detect.sigma.arrival import Group, arrival_judge, touch_of
+from detect.sigma.closing import closing_judge
+from detect.sigma.correlation_snapshot import (
+    CapturedCorrelation,
+    CapturedGroup,
+    ContributionReader,
+    read_awaited,
+)
+from detect.sigma.group import GroupKey, GroupKeys, joined_key, key_parts
+from detect.sigma.measures import (
+    Entry,
+    exact_bounds,
+    is_met,
+    is_value,
+    key_of,
+    measure_of,
+    shown_number,
+    time_of,
+    window_number,
+    windows,
+)
+from detect.sigma.rule import COUNTING_KINDS, SigmaCorrelation
 
 MAX_GROUPS = 10_000
 MAX_CONTRIBUTIONS = 50_000
-SPARE_CONTRIBUTIONS = 64
-"""Matches kept beyond the bound of the condition, so that late ones find their neighbours."""
 
 
 class Signal(NamedTuple):
-    """A match handed to correlations: of the rule or correlation `source`, completed by `record`."""
+    """A match handed to correlations: of the rule or correlation `source`, at the record `ref`.
+
+    `record` is None when a correlation fired because time had passed; `group` has the values of one that fired.
+    """
 
     source: str
-    record: NormalizedRecord
+    time_ns: Nanoseconds
+    ref: RecordRef
+    record: NormalizedRecord | None
     evidence: tuple[Evidence, ...]
     entities: tuple[Entity, ...]
     group: dict[str, str]
@@ -50,26 +74,18 @@ class Contribution(NamedTuple):
 
 
 class Firing(NamedTuple):
-    """A met condition: the contributions of the window in order, and what was counted."""
+    """A met condition: the contributions of the window in order, what was measured, and the record that caused it."""
 
     group: dict[str, str]
     contributions: tuple[Contribution, ...]
-    total: int
-
-
-@dataclass(slots=True)
-class Group:
-    """The contributions of one combination of group-by values, in order, when the group last fired, and where the
-    watermark stood when it was last touched."""
-
-    contributions: list[Contribution] = field(default_factory=list)
-    fired_ns: Nanoseconds | None = None
-    touched_ns: Nanoseconds = 0
+    total: int | float
+    cause: RecordRef
 
 
 class CorrelationState:
-    """The live groups of one correlation. `evicted` counts what the bounds cost, `late` the matches that came behind
-    the reach of a window at the watermark: judged all the same, but their neighbours may be forgotten."""
+    """The live groups of one correlation. `evicted` counts what the bounds cost: groups, and matches that a sum or a
+    window yet to close would have counted. `late` counts the matches that came behind the reach of a window at the
+    watermark: judged all the same, but their neighbours may be forgotten."""
 
     def __init__(
         self,
@@ -82,130 +98,263 @@ class CorrelationState:
         self.fingerprint = fingerprint
         self.evicted = 0
         self.late = 0
+        self._span_ns = correlation.span_ns
+        self._keys = GroupKeys(correlation)
+        self._has_values = self._keys.has_values
+        self._numeric = correlation.kind not in COUNTING_KINDS
+        self._once = correlation.kind == "event_count"
+        # No record has a field None: what is made of several fields is not looked up as one.
+        self._sources: dict[str, tuple[int, Any, Any]] = {
+            source: (position, self._keys.only_field(source), self._keys.only_value(source))
+            for position, source in enumerate(correlation.sources)
+        }
+        self._new_measure = measure_of(correlation)
+        self._number = window_number(correlation)
+        self._bounds = exact_bounds(correlation.bounds)
+        self._closing = closing_judge(correlation) if correlation.closes else None
+        self._arrival = None if correlation.closes else arrival_judge(correlation)
+        self._judge = None if self._arrival is None else self._arrival.judge
+        self._least = 1 if self._arrival is None else self._arrival.least
+        self._lasting = self._arrival is not None and self._arrival.lasting
+        enough = 1 if self._numeric else int(correlation.at_least or 1)
         self._max_groups = max_groups
-        self._max_contributions = max_contributions
-        self._groups: OrderedDict[tuple[str, ...], Group] = OrderedDict()
+        self._max_held = max(max_contributions, 3 * enough)
+        limits = [judge.limit for judge in (self._arrival, self._closing) if judge is not None]
+        self._limit = max(enough, min(limits[0], self._max_held // 2))
+        self._full = 2 * self._limit
+        self._groups: dict[GroupKey, Group] = {}
+        self._touches = 0
+        self._untouched: list[tuple[int, GroupKey]] = []
         self._held = 0
         self._sweep_ns: Nanoseconds = 0
-        self._positions = {source: position for position, source in enumerate(correlation.sources)}
 
     @property
     def group_count(self) -> int:
         """How many groups are held."""
         return len(self._groups)
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether some window would close if time passed."""
+        return self._closing is not None and any(group.pending for group in self._groups.values())
+
     def observe(self, signal: Signal, watermark_ns: Nanoseconds) -> Firing | None:
-        """Take a match into its group and say whether the condition is met. A match without group values is skipped."""
-        rule, record = self.correlation, signal.record
-        key = group_key(rule, signal.source, record, signal.group)
-        value = self._value(record)
-        if key is None or value is None:
-            return None
-        self.late += record.record.time_ns < watermark_ns - rule.span_ns
+        """Take a match into its group and say whether the condition is met. A match without the group's values, or
+        without the value that is counted, is skipped."""
+        source, time_ns, ref, record, evidence, entities, inherited = signal
+        position, key_field, value_field = self._sources[source]
+        key: Any = record.fields.get(key_field) if record is not None and not inherited else None
+        if key.__class__ is not str or not key:
+            key = self._keys.key(source, record, inherited)
+            if key is None:
+                return None
+        value: Any = ""
+        if self._has_values:
+            value = record.fields.get(value_field) if record is not None else None
+            if value.__class__ is not str:
+                value = self._keys.value(source, record, inherited)
+            if value is None or (self._numeric and not is_value(value)):
+                return None
         group = self._groups.get(key)
         if group is None:
-            group = self._groups[key] = Group()
+            group = self._new_group(key)
+        # A number for each touch, not an order that is kept: all of it would be looked at with every match.
+        group.touch = self._touches = self._touches + 1
         group.touched_ns = watermark_ns
-        self._groups.move_to_end(key)
-        place = self._insert(group, signal, value)
-        firing = None if place is None else self._judge(key, group, place)
-        self._make_room()
+        if time_ns < watermark_ns - self._span_ns:
+            self.late += 1
+        entry = (time_ns, ref, position, value, evidence, entities)
+        entries = group.entries
+        if self._judge is None or (entries and time_ns <= entries[-1][0] and not self._follows(entry, entries[-1])):
+            return self._take(key, group, entry)
+        # Most matches: in order, of a condition that can be judged at once. The judge must see every one of them from
+        # the first on that can meet it.
+        entries.append(entry)
+        self._held += 1
+        count = len(entries)
+        firing = None
+        if (
+            count >= self._least
+            and self._judge(group, entry)
+            and (group.fired_ns is None or abs(time_ns - group.fired_ns) > self._span_ns)
+        ):
+            firing = self._fire(key, group, entry)
+        if count >= self._full or self._held > self._max_held:
+            self._bound(group)
         return firing
 
-    def _value(self, record: NormalizedRecord) -> str | None:
-        """The value that value_count counts: the texts of its fields; "" for other kinds, None when one is missing."""
-        texts = [next(iter(texts_of(value_of(record, name))), None) for name in self.correlation.value_fields]
-        return None if None in texts else "\x1f".join(text for text in texts if text is not None)
+    def _new_group(self, key: GroupKey) -> Group:
+        if len(self._groups) >= self._max_groups:
+            self._evict()
+        group = self._groups[key] = Group()
+        return group
 
-    def _insert(self, group: Group, signal: Signal, value: str) -> int | None:
-        record = signal.record.record
-        entries = group.contributions
-        entry = Contribution(
-            record.time_ns, record.ref, self._positions[signal.source], value, signal.evidence, signal.entities
-        )
-        place = bisect_left(entries, entry[:3], key=lambda item: item[:3])
-        kind = self.correlation.kind
-        if kind == "event_count" and any(item.ref == record.ref for item in entries[max(0, place - 1) : place + 1]):
-            return None  # one record that meets several of the rules is still one event
-        insort(entries, entry, key=lambda item: item[:3])
+    def _take(self, key: GroupKey, group: Group, entry: Entry) -> Firing | None:
+        """A match that is late, or of a condition that waits for windows to close."""
+        entries = group.entries
+        if not entries or self._follows(entry, entries[-1]):
+            entries.append(entry)
+        elif not self._insert(group, entry):
+            return None
         self._held += 1
-        removed = self._trim(entries, entry)
-        if removed is None or removed > place:
-            return place
-        return None if removed == place else place - 1
+        firing = None
+        if self._closing is not None:
+            self._await(group, entry)
+        elif self._arrival is not None:
+            possible = self._arrival.take_late(group, entry)
+            if possible and not self._is_silent_around(group, entry[0]):
+                firing = self._judge_late(key, group, entry)
+        self._bound(group)
+        return firing
 
-    def _trim(self, entries: list[Contribution], newest: Contribution) -> int | None:
-        """Forget the oldest contribution of the same sort when there are more than can matter: its former place."""
-        spare = self.correlation.at_least + SPARE_CONTRIBUTIONS
-        match self.correlation.kind:
-            case "event_count":
-                surplus = 0 if len(entries) > spare else None
-            case "value_count":
-                same = [place for place, item in enumerate(entries) if item.value == newest.value]
-                surplus = same[0] if len(same) > 2 else 0 if len(entries) > 2 * spare else None
-            case _:
-                same = [place for place, item in enumerate(entries) if item.source == newest.source]
-                surplus = same[0] if len(same) > SPARE_CONTRIBUTIONS else None
-        if surplus is not None:
-            del entries[surplus]
-            self._held -= 1
-        return surplus
+    def _bound(self, group: Group) -> None:
+        if len(group.entries) >= self._full:
+            self._trim(group)
+        if self._held > self._max_held:
+            self._make_room()
 
-    def _judge(self, key: tuple[str, ...], group: Group, place: int) -> Firing | None:
-        """The first window that holds the new contribution and meets the condition, unless the group just fired."""
-        entries, span = group.contributions, self.correlation.span_ns
-        limit = entries[place].time_ns + span
-        for end in range(place, len(entries)):
-            end_ns = entries[end].time_ns
-            if end_ns > limit:
-                break
-            if group.fired_ns is not None and abs(end_ns - group.fired_ns) <= span:
-                continue
-            start = bisect_left(entries, end_ns - span, key=lambda item: item.time_ns)
-            window = entries[start : end + 1]
-            count = self._count(window)
-            if count >= self.correlation.at_least:
-                group.fired_ns = end_ns
-                return Firing(dict(zip(self.correlation.group_by, key, strict=True)), tuple(window), count)
+    def _follows(self, entry: Entry, last: Entry) -> bool:
+        if entry[0] != last[0]:
+            return entry[0] > last[0]
+        return entry[1] > last[1] or (entry[1] == last[1] and entry[2] > last[2] and not self._once)
+
+    def _insert(self, group: Group, entry: Entry) -> bool:
+        entries = group.entries
+        place = bisect_left(entries, key_of(entry), key=key_of)
+        if any(
+            item[1] == entry[1] and (self._once or item[2] == entry[2])
+            for item in entries[max(0, place - 1) : place + 1]
+        ):
+            return False  # one record that meets several of the rules is still one event
+        entries.insert(place, entry)
+        return True
+
+    def _is_armed(self, group: Group, end_ns: Nanoseconds) -> bool:
+        return group.fired_ns is None or abs(end_ns - group.fired_ns) > self._span_ns
+
+    def _is_silent_around(self, group: Group, time_ns: Nanoseconds) -> bool:
+        """Whether the group is not armed at any end of a window that holds a match of that time."""
+        if group.fired_ns is None:
+            return False
+        last_ns = min(time_ns + self._span_ns, group.entries[-1][0])
+        return group.fired_ns - self._span_ns <= time_ns and last_ns <= group.fired_ns + self._span_ns
+
+    def _fire(self, key: GroupKey, group: Group, entry: Entry) -> Firing:
+        """The window that ends at the newest entry."""
+        group.fired_ns = entry[0]
+        horizon_ns = entry[0] - self._span_ns
+        window = group.entries
+        if window[0][0] < horizon_ns:
+            window = window[bisect_left(window, horizon_ns, key=time_of) :]
+        return self._firing(key, window, self._number(window, horizon_ns), entry[1])
+
+    def _judge_late(self, key: GroupKey, group: Group, entry: Entry) -> Firing | None:
+        """The first window that holds the entry and meets the condition, unless the group just fired."""
+        entries, bounds = group.entries, self._bounds
+        first = bisect_left(entries, key_of(entry), key=key_of)
+        for end, start, number in windows(entries, first, entry[0] + self._span_ns, self._span_ns, self._new_measure()):
+            met = is_met(bounds, number) if bounds else number > 0
+            if met and self._is_armed(group, entries[end][0]):
+                group.fired_ns = entries[end][0]
+                return self._firing(key, entries[start : end + 1], number, entry[1])
         return None
 
-    def _count(self, window: list[Contribution]) -> int:
-        match self.correlation.kind:
-            case "event_count":
-                return len(window)
-            case "value_count":
-                return len({item.value for item in window})
-            case "temporal":
-                return len({item.source for item in window})
-            case "temporal_ordered":
-                reached = 0
-                for item in window:
-                    reached += item.source == reached
-                return reached
+    def _firing(self, key: GroupKey, entries: Any, number: Any, cause: RecordRef) -> Firing:
+        return Firing(
+            dict(zip(self.correlation.group_by, key_parts(key), strict=True)),
+            tuple(map(Contribution._make, entries)),
+            shown_number(number),
+            cause,
+        )
+
+    def _await(self, group: Group, entry: Entry) -> None:
+        due_ns = max(entry[0], group.touched_ns) + self._span_ns
+        group.due_ns = min(due_ns, group.due_ns) if group.pending else due_ns
+        if not isinstance(group.pending, list):
+            group.pending = []
+        group.pending.append((due_ns, key_of(entry)))
+
+    def close(self, watermark_ns: Nanoseconds) -> list[Firing]:
+        """What the windows show that have closed before the watermark, group by group in the order of being touched."""
+        if self._closing is None:
+            return []
+        found = []
+        ripe = [item for item in self._groups.items() if item[1].pending and item[1].due_ns < watermark_ns]
+        for key, group in sorted(ripe, key=touch_of):
+            due = sorted(entry for due_ns, entry in group.pending if due_ns < watermark_ns)
+            group.pending = [item for item in group.pending if item[0] >= watermark_ns]
+            group.due_ns = min((due_ns for due_ns, _ in group.pending), default=0)
+            for entries, number in self._closing.judge(group.entries, due, group.fired_ns):
+                group.fired_ns = entries[-1][0]
+                found.append(self._firing(key, entries, number, entries[-1][1]))
+        return found
+
+    def _trim(self, group: Group) -> None:
+        """Cut a group back to its newest entries and those that the condition cannot spare."""
+        entries = group.entries
+        first = len(entries) - self._limit
+        if self._arrival is not None:
+            kept = sorted(place for place in self._arrival.witnesses(entries) if place < first)
+            group.entries = [*(entries[place] for place in kept), *entries[first:]]
+            if self._numeric:
+                self.evicted += first
+        else:
+            oldest = key_of(entries[first])
+            group.entries = entries[first:]
+            group.pending = [item for item in group.pending if item[1] >= oldest]
+            self.evicted += first
+        group.memo = None
+        self._held -= len(entries) - len(group.entries)
 
     def _make_room(self) -> None:
-        while len(self._groups) > self._max_groups or self._held > self._max_contributions:
-            _, group = self._groups.popitem(last=False)
-            self._held -= len(group.contributions)
-            self.evicted += 1
+        while self._held > self._max_held:
+            self._evict()
+
+    def _evict(self) -> None:
+        """Forget the group that was touched least recently. Those of a list made once are that as long as none has
+        been touched since: so the groups are put in order once in as many evictions as there are groups."""
+        while True:
+            if not self._untouched:
+                self._untouched = [(group.touch, key) for key, group in self._by_touch()]
+                self._untouched.reverse()
+            touch, key = self._untouched.pop()
+            group = self._groups.get(key)
+            if group is not None and group.touch == touch:
+                del self._groups[key]
+                self._held -= len(group.entries)
+                self.evicted += 1
+                return
+
+    def _by_touch(self) -> list[tuple[GroupKey, Group]]:
+        """The groups from the least recently touched on."""
+        return sorted(self._groups.items(), key=touch_of)
 
     def expire(self, watermark_ns: Nanoseconds) -> None:
         """Drop what no window that can still come reaches. Sweeps all groups at most twice in a span."""
         if watermark_ns < self._sweep_ns:
             return
-        span = self.correlation.span_ns
-        self._sweep_ns = watermark_ns + span // 2
-        for key, group in list(self._groups.items()):
+        span_ns = self._span_ns
+        horizon_ns = watermark_ns - span_ns
+        self._sweep_ns = watermark_ns + span_ns // 2
+        dead = []
+        for key, group in self._groups.items():
+            entries = group.entries
             # Touched as the watermark stood then: after a silence that is far behind the record that ended it.
-            newest_ns = group.contributions[-1].time_ns if group.contributions else 0
-            if max(group.touched_ns, newest_ns) < watermark_ns - span or not group.contributions:
-                self._held -= len(group.contributions)
-                del self._groups[key]
+            newest_ns = entries[-1][0] if entries else 0
+            if not group.pending and ((group.touched_ns < horizon_ns and newest_ns < horizon_ns) or not entries):
+                dead.append(key)
                 continue
-            horizon = min(watermark_ns, group.contributions[-1].time_ns) - span
-            kept = [item for item in group.contributions if item.time_ns >= horizon]
-            self._held -= len(group.contributions) - len(kept)
-            group.contributions = kept
+            reach_ns = horizon_ns if newest_ns >= watermark_ns else newest_ns - span_ns
+            if group.pending:
+                reach_ns = min(reach_ns, min(entry[0] for _, entry in group.pending) - span_ns)
+            if entries and entries[0][0] < reach_ns:
+                kept = bisect_left(entries, reach_ns, key=time_of)
+                del entries[:kept]
+                if not self._lasting or len(entries) < self._least:
+                    group.memo = None
+                self._held -= kept
+        for key in dead:
+            self._held -= len(self._groups.pop(key).entries)
 
     def snapshot(self) -> dict[str, Any]:
         """The state as plain JSON values, groups from the least recently touched on."""
@@ -219,98 +368,31 @@ class CorrelationState:
             "late": self.late,
             "sweep_ns": self._sweep_ns,
         }
+        waits = self._closing is not None
         groups = [
-            (key, group.fired_ns, group.touched_ns, group.contributions.copy()) for key, group in self._groups.items()
+            CapturedGroup(
+                key_parts(key),
+                group.fired_ns,
+                group.touched_ns,
+                list(group.pending) if waits else None,
+                group.entries.copy(),
+            )
+            for key, group in self._by_touch()
         ]
         return CapturedCorrelation(header, groups)
 
     def restore(self, state: dict[str, Any], reader: ContributionReader | None = None) -> None:
         """The inverse of snapshot; raises ValueError, KeyError, IndexError or TypeError for anything else."""
         read = (reader or ContributionReader()).read
-        groups: OrderedDict[tuple[str, ...], Group] = OrderedDict()
-        for key, fired_ns, touched_ns, contributions in state["groups"]:
-            groups[tuple(map(str, key))] = Group([read(item) for item in contributions], fired_ns, touched_ns)
-        self._groups = groups
-        self._held = sum(len(group.contributions) for group in groups.values())
+        groups: dict[GroupKey, Group] = {}
+        for touch, (key, fired_ns, touched_ns, *pending, entries) in enumerate(state["groups"], 1):
+            group = groups[joined_key(tuple(map(str, key)))] = Group()
+            group.touch = touch
+            group.entries = [read(item) for item in entries]
+            group.fired_ns, group.touched_ns = fired_ns, touched_ns
+            group.pending = read_awaited(pending[0]) if self._closing is not None else ()
+            group.due_ns = min((due_ns for due_ns, _ in group.pending), default=0)
+        self._groups, self._touches, self._untouched = groups, len(state["groups"]), []
+        self._held = sum(len(group.entries) for group in groups.values())
         self.evicted, self.late = int(state["evicted"]), int(state["late"])
         self._sweep_ns = int(state["sweep_ns"])
-
-
-class CapturedCorrelation(NamedTuple):
-    """A correlation as it was: what changes is copied, what does not is shared."""
-
-    header: dict[str, Any]
-    groups: list[tuple[tuple[str, ...], Nanoseconds | None, Nanoseconds, list[Contribution]]]
-
-    def evidence(self) -> Iterator[tuple[Evidence, ...]]:
-        """What the contributions cite, contribution by contribution."""
-        for *_, contributions in self.groups:
-            for item in contributions:
-                yield item.evidence
-
-    def written(self, writer: ContributionWriter | None) -> dict[str, Any]:
-        """Plain JSON values. A writer writes evidence as its number in a table; without one it is written out."""
-        write = _written_out if writer is None else writer.write
-        return self.header | {
-            "groups": [(key, fired_ns, touched_ns, write(items)) for key, fired_ns, touched_ns, items in self.groups]
-        }
-
-
-def _written_out(items: list[Contribution]) -> list[Any]:
-    return [
-        [
-            *(item.time_ns, str(item.ref), item.source, item.value),
-            [[str(entry.ref), entry.digest, entry.time_ns, entry.message] for entry in item.evidence],
-            item.entities,
-        ]
-        for item in items
-    ]
-
-
-class ContributionWriter:
-    """Writes the contributions of all correlations for one snapshot, evidence by its number.
-
-    Several correlations hold the same match, and the very same objects in it: what is equal is written out once.
-    """
-
-    def __init__(self, numbers: Mapping[Evidence, int]) -> None:
-        self._numbers = numbers
-        self._written: dict[int, tuple[RecordRef, str, list[int]]] = {}
-
-    def write(self, items: list[Contribution]) -> list[Any]:
-        """The contributions in the form that ContributionReader reads."""
-        numbers, written = self._numbers, self._written
-        rows = []
-        for time_ns, ref, source, value, evidence, entities in items:
-            known = written.get(id(evidence))
-            if known is None or known[0] is not ref:
-                known = written[id(evidence)] = (ref, str(ref), [numbers[entry] for entry in evidence])
-            rows.append((time_ns, known[1], source, value, known[2], entities))
-        return rows
-
-
-class ContributionReader:
-    """Reads the contributions of all correlations in a snapshot; with `evidence`, those that cite it by number.
-
-    Several correlations hold the same match: what is equal in them is made once.
-    """
-
-    def __init__(self, evidence: Sequence[Evidence] | None = None) -> None:
-        self._evidence = evidence
-        self._read: dict[str, tuple[list[Any], RecordRef, tuple[Evidence, ...], tuple[Entity, ...]]] = {}
-
-    def read(self, item: Sequence[Any]) -> Contribution:
-        """The contribution that was written so."""
-        time_ns, text, source, value, *rest = item
-        known = self._read.get(text)
-        if known is None or known[0] != rest:
-            cited, rows = rest
-            entities = tuple([Entity(*row) for row in rows])
-            known = self._read[text] = (rest, RecordRef.parse(text), self._cited(cited), entities)
-        return Contribution(time_ns, known[1], source, value, known[2], known[3])
-
-    def _cited(self, cited: list[Any]) -> tuple[Evidence, ...]:
-        evidence = self._evidence
-        if evidence is None:
-            return tuple(Evidence(RecordRef.parse(place), *entry) for place, *entry in cited)
-        return tuple([evidence[number] for number in cited])

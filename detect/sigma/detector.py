@@ -10,15 +10,10 @@ from typing import Any, NamedTuple
 from detect.batch import Poison
 from detect.event import DetectionEvent, Evidence
 from detect.positions import ranges_text
-from detect.record import NormalizedRecord, TenantId
+from detect.record import NormalizedRecord, RecordRef, TenantId
 from detect.sigma.compiled import CompiledMatcher
-from detect.sigma.correlation import (
-    CapturedCorrelation,
-    ContributionReader,
-    ContributionWriter,
-    CorrelationState,
-    Signal,
-)
+from detect.sigma.correlation import CorrelationState, Firing, Signal
+from detect.sigma.correlation_snapshot import CapturedCorrelation, ContributionReader, ContributionWriter
 from detect.sigma.event import correlation_event, evidence_of, merged_entities, merged_evidence, rule_event
 from detect.sigma.match import RuleMatcher
 from detect.sigma.rule import RuleSet, SigmaRule
@@ -38,6 +33,7 @@ class SigmaDetector:
         self._tenant = tenant
         self._build_matcher = matcher
         self._watermark_ns = 0
+        self._latest = RecordRef(0, -1)
         self._faults: dict[tuple[str, str], tuple[Poison, list[int]]] = {}
         self._states: dict[str, CorrelationState] = {}
         self.replace_rules(rules)
@@ -52,10 +48,11 @@ class SigmaDetector:
 
         `only` is the one rule to judge by, for a record that the others have seen already.
         """
+        self._latest = record.record.ref
         matches = self._matcher.match(record)
         for fault in self._matcher.take_faults():
             if not only or fault.rule_id == only:
-                self._add_fault(record, "sigma", fault.rule_id, fault.error)
+                self._add_fault(record.record.ref, "sigma", fault.rule_id, fault.error)
         if only:
             matches = tuple(match for match in matches if match.rule.id == only)
         if not matches:
@@ -66,35 +63,69 @@ class SigmaDetector:
         for match in matches:
             if match.rule.id not in self._rules.silent:
                 events.append(rule_event(self._tenant, match, record, evidence))
-            signals.append(Signal(match.rule.id, record, (evidence,), record.entities, {}))
+            stored = record.record
+            signals.append(Signal(match.rule.id, stored.time_ns, stored.ref, record, (evidence,), record.entities, {}))
+        self._spread(signals, events)
+        return events
+
+    def _spread(self, signals: deque[Signal], events: list[DetectionEvent]) -> None:
+        """Hand matches to the correlations they feed, and what these make of them to those further out."""
         while signals:
             signal = signals.popleft()
             for state in self._fed_by.get(signal.source, ()):
                 self._correlate(state, signal, events, signals)
-        return events
 
     def _correlate(
         self, state: CorrelationState, signal: Signal, events: list[DetectionEvent], signals: deque[Signal]
     ) -> None:
-        rule, record = state.correlation, signal.record
         try:
             firing = state.observe(signal, self._watermark_ns)
-            if firing is None:
-                return
-            if rule.id not in self._rules.silent:
-                events.append(correlation_event(self._tenant, rule, firing, record))
-            signals.append(Signal(rule.id, record, merged_evidence(firing), merged_entities(firing), firing.group))
+            if firing is not None:
+                self._tell(state, firing, signal.record, events, signals)
         except Exception as error:  # isolation: one faulty correlation must not stop the others
-            self._add_fault(record, "correlation", rule.id, f"{type(error).__name__}: {error}")
+            self._add_fault(signal.ref, "correlation", state.correlation.id, f"{type(error).__name__}: {error}")
+
+    def _tell(
+        self,
+        state: CorrelationState,
+        firing: Firing,
+        record: NormalizedRecord | None,
+        events: list[DetectionEvent],
+        signals: deque[Signal],
+    ) -> None:
+        rule = state.correlation
+        if rule.id not in self._rules.silent:
+            events.append(correlation_event(self._tenant, rule, firing, record))
+        time_ns = firing.contributions[-1].time_ns if record is None else record.record.time_ns
+        told = merged_evidence(firing), merged_entities(firing)
+        signals.append(Signal(rule.id, time_ns, firing.cause, record, *told, firing.group))
 
     def tick(self, watermark_ns: int) -> list[DetectionEvent]:
-        """Event time has passed `watermark_ns`: forget what no window can reach. Returns what that causes (nothing:
-        every condition that loads is met by a match, none by the absence of one)."""
-        if watermark_ns > self._watermark_ns:
-            self._watermark_ns = watermark_ns
-            for state in self._states.values():
+        """Event time has passed `watermark_ns`: close windows, forget what no window can reach.
+
+        Returns the events of conditions that time has met, in the order of the correlations; their causes are records
+        of earlier batches.
+        """
+        events: list[DetectionEvent] = []
+        if watermark_ns <= self._watermark_ns:
+            return events
+        self._watermark_ns = watermark_ns
+        signals: deque[Signal] = deque()
+        for state in self._states.values():
+            try:
+                for firing in state.close(watermark_ns):
+                    self._tell(state, firing, None, events, signals)
+                self._spread(signals, events)
                 state.expire(watermark_ns)
-        return []
+            except Exception as error:  # isolation: as above
+                fault = f"{type(error).__name__}: {error}"
+                self._add_fault(self._latest, "correlation", state.correlation.id, fault)
+        return events
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the passing of time could still cause an event."""
+        return any(state.is_waiting for state in self._states.values())
 
     def take_faults(self) -> list[Poison]:
         """Rules that raised since the last call: one entry for each, at its first record, with all it raised on."""
@@ -114,8 +145,7 @@ class SigmaDetector:
             for poison, positions in faults.values()
         ]
 
-    def _add_fault(self, record: NormalizedRecord, stage: Any, rule_id: str, error: str) -> None:
-        ref = record.record.ref
+    def _add_fault(self, ref: RecordRef, stage: Any, rule_id: str, error: str) -> None:
         known = self._faults.get((stage, rule_id))
         if known is None:
             self._faults[stage, rule_id] = (Poison(ref.seq, ref.position, stage, rule_id, error[:500]), [ref.position])
@@ -123,7 +153,7 @@ class SigmaDetector:
             known[1].append(ref.position)
 
     def counters(self) -> dict[str, dict[str, int]]:
-        """For each correlation: groups held, groups evicted by the bound, matches that came too late."""
+        """For each correlation: groups held, what the bounds evicted, matches that came too late."""
         return {
             rule_id: {"groups": state.group_count, "evicted": state.evicted, "late": state.late}
             for rule_id, state in self._states.items()

@@ -9,7 +9,7 @@ from detect.event import DetectionEvent, Evidence, Severity, event_id
 from detect.record import Entity, NormalizedRecord, TenantId, record_digest
 from detect.sigma.correlation import Firing
 from detect.sigma.match import RuleMatch
-from detect.sigma.rule import RuleHeader, SigmaCorrelation
+from detect.sigma.rule import COUNTING_KINDS, RuleHeader, SigmaCorrelation
 
 DETECTOR = "sigma"
 SCORE_BY_LEVEL: dict[Severity, float] = {
@@ -41,29 +41,46 @@ def rule_event(tenant: TenantId, match: RuleMatch, record: NormalizedRecord, evi
         entities=record.entities,
         evidence=(evidence,),
         matched={**match.matched, **_credit(rule)},
-        **_common(rule, record),
+        **_of_rule(rule),
+        **_of_record(record),
     )
 
 
 def correlation_event(
-    tenant: TenantId, rule: SigmaCorrelation, firing: Firing, record: NormalizedRecord
+    tenant: TenantId, rule: SigmaCorrelation, firing: Firing, record: NormalizedRecord | None
 ) -> DetectionEvent:
-    """The event of a correlation: caused by the record that completed it, spanning the window that met it."""
-    seconds = rule.span_ns // 1_000_000_000
+    """The event of a correlation: caused by the record that completed it, spanning the window that met it.
+
+    One that fired because time had passed is caused by the last record of its window, which is no longer at hand
+    (`record` is None): such an event has that record's place and evidence, and not its attributes.
+    """
     evidence = merged_evidence(firing)
+    about = _of_record(record) if record is not None else {"cause": firing.cause, "attributes": {}}
     return DetectionEvent(
-        id=event_id(tenant, DETECTOR, rule.id, record.record.ref, "\x1f".join(firing.group.values())),
+        id=event_id(tenant, DETECTOR, rule.id, firing.cause, "\x1f".join(firing.group.values())),
         kind="correlation",
         time_ns=min((entry.time_ns for entry in evidence), default=firing.contributions[0].time_ns),
         end_ns=firing.contributions[-1].time_ns,
         entities=merged_entities(firing),
         evidence=evidence,
-        matched={"count": firing.total, "group": firing.group, "timespan": f"{seconds}s", **_credit(rule)},
-        **_common(rule, record),
+        matched=_measured(rule, firing) | _credit(rule),
+        **_of_rule(rule),
+        **about,
     )
 
 
-def _common(rule: RuleHeader, record: NormalizedRecord) -> dict[str, Any]:
+def _measured(rule: SigmaCorrelation, firing: Firing) -> dict[str, Any]:
+    measured: dict[str, Any] = {"count": firing.total}
+    if rule.kind not in COUNTING_KINDS:
+        measured = {"value": firing.total, "count": len(firing.contributions)}
+    if rule.closes:
+        held = {rule.sources[item.source] for item in firing.contributions}
+        absent = [source for source in rule.sources if source not in held or rule.awaits_silence]
+        measured |= {"absent": absent} if absent and (rule.alternatives or rule.awaits_silence) else {}
+    return measured | {"group": firing.group, "timespan": f"{rule.span_ns // 1_000_000_000}s"}
+
+
+def _of_rule(rule: RuleHeader) -> dict[str, Any]:
     return {
         "detector": DETECTOR,
         "rule_id": rule.id,
@@ -72,9 +89,14 @@ def _common(rule: RuleHeader, record: NormalizedRecord) -> dict[str, Any]:
         "description": rule.description,
         "severity": rule.level,
         "score": SCORE_BY_LEVEL[rule.level],
-        "cause": record.record.ref,
         "techniques": rule.techniques,
         "tactics": rule.tactics,
+    }
+
+
+def _of_record(record: NormalizedRecord) -> dict[str, Any]:
+    return {
+        "cause": record.record.ref,
         "attributes": dict(record.record.attributes),
         "activity": record.activity,
         "outcome": record.outcome,

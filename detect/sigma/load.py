@@ -1,236 +1,225 @@
 """From YAML text to a rule set. A document that cannot run is named with its line and the reason; the others load.
 
-This module and translate.py are the only ones that know pySigma. What pySigma hands over is turned into plain data
-at once, so matching and state never touch its types.
+The sources are read in the order of their paths. Lists of placeholders come first, whatever their path; then rules,
+correlations and filters. What pySigma hands over is turned into plain data at once, so matching and state never touch
+its types.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
 from sigma.exceptions import SigmaError
-from sigma.rule import SigmaDetection
-from sigma.rule import SigmaRule as ParsedRule
-from sigma.rule.base import SigmaYAMLLoader, check_alias_expansion
 
-from detect.event import SEVERITIES, Severity
-from detect.record import Logsource
+from detect.sigma.filters import SigmaFilter, filtered, parse_filter
+from detect.sigma.header import identity_of, logsource_of, rule_header
+from detect.sigma.lint_condition import constant_truth
 from detect.sigma.load_correlation import ParsedCorrelationDocument, parse_correlation, resolve_correlations
+from detect.sigma.overlay import take_changes
+from detect.sigma.pack import source_digest
+from detect.sigma.placeholders import BadPlaceholders, lists_of, shipped_lists
+from detect.sigma.refusal import RuleRefused
 from detect.sigma.rule import RuleError, RuleSet, SigmaRule
-from detect.sigma.tags import tactics_of, techniques_of
-from detect.sigma.translate import POLICY, RuleRefused, detection_expression, expression_of
+from detect.sigma.syntax import And, Atom, Expression, Not, Or, necessary
+from detect.sigma.translate import condition_of
+from detect.sigma.yaml_text import MAX_SOURCE_CHARACTERS, BadYaml, YamlDocument, key_lines, yaml_documents
 
-MAX_SOURCE_CHARACTERS = 1 << 20
+MAX_DOCUMENTS = 25_000
+MAX_ERRORS_OF_A_SOURCE = 100
 _KEYS_BY_ERROR = {
-    "SigmaLogsourceError": "logsource", "SigmaConditionError": "condition", "SigmaDetectionError": "detection",
-    "SigmaIdentifierError": "id", "SigmaLevelError": "level", "SigmaStatusError": "status", "SigmaTagError": "tags",
-    "SigmaDateError": "date", "SigmaModifiedError": "modified", "SigmaTitleError": "title", "SigmaNameError": "name",
-    "SigmaRelatedError": "related", "SigmaTimespanError": "timespan", "SigmaCorrelationConditionError": "condition",
-    "SigmaCorrelationTypeError": "type", "ConditionRefused": "condition", "SigmaCorrelationRuleError": "correlation",
+    "SigmaLogsourceError": "logsource", "SigmaDetectionError": "detection", "SigmaIdentifierError": "id",
+    "SigmaLevelError": "level", "SigmaStatusError": "status", "SigmaTagError": "tags", "SigmaDateError": "date",
+    "SigmaModifiedError": "modified", "SigmaTitleError": "title", "SigmaNameError": "name",
+    "SigmaRelatedError": "related", "SigmaAuthorError": "author", "SigmaReferencesError": "references",
+    "SigmaDescriptionError": "description", "SigmaFalsePositivesError": "falsepositives",
+    "SigmaFieldsError": "fields", "SigmaScopeError": "scope", "SigmaLicenseError": "license",
+    "SigmaTaxonomyError": "taxonomy", "SigmaTimespanError": "correlation.timespan",
+    "SigmaCorrelationConditionError": "correlation.condition", "SigmaCorrelationTypeError": "correlation.type",
+    "SigmaCorrelationRuleError": "correlation",
 }  # fmt: skip
+_FAULTS = (SigmaError, RuleRefused, BadPlaceholders, RecursionError, ValueError, TypeError, AttributeError, KeyError)
+
+__all__ = ["MAX_DOCUMENTS", "MAX_ERRORS_OF_A_SOURCE", "MAX_SOURCE_CHARACTERS", "load_rule_set", "source_digest"]
 
 
 @dataclass(frozen=True, slots=True)
 class _Document:
     path: str
-    position: int
     text: str
+    position: int
+    line: int
     content: dict[str, Any]
 
-    @property
-    def stated_id(self) -> str | None:
-        value = self.content.get("id", self.content.get("name"))
-        return None if value is None else str(value)
+    def line_of(self, error: Exception) -> int:
+        """The line of the part that the error speaks of, as far as it says; else the document's own."""
+        place = getattr(error, "place", "") or _KEYS_BY_ERROR.get(type(error).__name__, "")
+        lines = key_lines(self.text, self.position) if place else {}
+        return lines.get(place) or lines.get(place.partition(".")[0]) or self.line
+
+
+@dataclass(slots=True)
+class _Loading:
+    """What has been read so far. Of documents with equal ids the first one counts."""
+
+    lists: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    rules: dict[str, SigmaRule] = field(default_factory=dict)
+    correlations: dict[str, ParsedCorrelationDocument] = field(default_factory=dict)
+    filters: dict[str, SigmaFilter] = field(default_factory=dict)
+    places: dict[str, str] = field(default_factory=dict)
+    errors: list[RuleError] = field(default_factory=list)
+    warnings: list[RuleError] = field(default_factory=list)
 
 
 def load_rule_set(sources: Sequence[tuple[str, str]]) -> RuleSet:
     """The rules of (path, YAML text) pairs. Never raises for a bad rule: it is listed in `errors`.
 
     Rules with `expand` placeholders that have no values are listed there as inert. Of rules with equal ids the first
-    in path order loads.
+    in path order loads. More than 25,000 documents are not read.
     """
-    errors: list[RuleError] = []
-    rules: dict[str, SigmaRule] = {}
-    correlations: dict[str, ParsedCorrelationDocument] = {}
-    ordered = sorted(sources)
-    with warnings.catch_warnings():
-        # Python's `re` warns of constructs in foreign patterns that it reads as they were always meant.
-        warnings.simplefilter("ignore")
-        for path, text in ordered:
-            for document in _documents(path, text, errors):
-                _load_document(document, rules, correlations, errors)
-    resolved, silent = resolve_correlations(rules, correlations, errors)
-    return RuleSet(source_digest(ordered), tuple(rules.values()), resolved, tuple(errors), silent)
+    changes, ordered, errors = take_changes(sorted(sources))
+    loading = _Loading(errors=errors)
+    documents = list(_documents(ordered, loading.errors))
+    _each(loading, [item for item in documents if "placeholders" in item.content], _read_lists)
+    loading.lists = shipped_lists() | loading.lists
+    _each(loading, [item for item in documents if "placeholders" not in item.content], _read)
+    rules = filtered(loading.rules, tuple(loading.filters.values()), loading.warnings)
+    loading.warnings += [warning for rule in rules.values() if (warning := _unselective(rule)) is not None]
+    correlations, silent = resolve_correlations(rules, loading.correlations, loading.errors, loading.warnings)
+    loaded = RuleSet(
+        source_digest(sources),
+        tuple(rules.values()),
+        correlations,
+        tuple(loading.errors),
+        silent,
+        tuple(loading.warnings),
+    )
+    return changes.applied(loaded)
 
 
-def source_digest(sources: Sequence[tuple[str, str]]) -> str:
-    """SHA-256 in hex over the sources sorted by path; lengths are part of it, so nothing can shift between fields."""
-    digest = hashlib.sha256()
-    for path, text in sorted(sources):
-        for part in (path.encode("utf-8", "surrogatepass"), text.encode("utf-8", "surrogatepass")):
-            digest.update(len(part).to_bytes(8, "big") + part)
-    return digest.hexdigest()
+def _documents(sources: Sequence[tuple[str, str]], errors: list[RuleError]) -> Iterator[_Document]:
+    """Every document that is a map, until there are too many."""
+    count = 0
+    for path, text in sources:
+        faults = 0
+        try:
+            for document in yaml_documents(text):
+                count += 1
+                if count > MAX_DOCUMENTS:
+                    reason = f"the rule set has more than {MAX_DOCUMENTS} documents: none is read from here on"
+                    errors.append(RuleError(path, document.line, None, reason))
+                    return
+                if isinstance(document.content, dict):
+                    yield _document(path, text, document)
+                    continue
+                faults += 1
+                if faults > MAX_ERRORS_OF_A_SOURCE:
+                    raise BadYaml("too many documents that are no rules: the rest is not read", document.line)
+                errors.append(RuleError(path, document.line, None, "a rule must be a YAML map"))
+        except BadYaml as error:
+            errors.append(RuleError(path, error.line, None, str(error)))
 
 
-def _documents(path: str, text: str, errors: list[RuleError]) -> list[_Document]:
-    if len(text) > MAX_SOURCE_CHARACTERS:
-        errors.append(RuleError(path, None, None, f"longer than {MAX_SOURCE_CHARACTERS} characters"))
-        return []
-    found = []
-    try:
-        for position, content in enumerate(yaml.load_all(text, SigmaYAMLLoader)):
-            if content is None:
-                continue
-            if not isinstance(content, dict):
-                errors.append(RuleError(path, None, None, "a rule must be a YAML map"))
-                continue
-            check_alias_expansion(content)
-            found.append(_Document(path, position, text, content))
-    except (yaml.YAMLError, SigmaError, RecursionError, ValueError, TypeError) as error:
-        errors.append(RuleError(path, _yaml_line(error), None, f"not valid YAML: {_first_line(error)}"))
-    return found
+def _document(path: str, text: str, document: YamlDocument) -> _Document:
+    return _Document(path, text, document.position, document.line, document.content)
 
 
-def _yaml_line(error: Exception) -> int | None:
-    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-    return None if mark is None else int(mark.line) + 1
+def _each(loading: _Loading, documents: Sequence[_Document], read: Callable[[_Document, _Loading], None]) -> None:
+    by_source: dict[str, int] = {}
+    for document in documents:
+        if by_source.get(document.path, 0) > MAX_ERRORS_OF_A_SOURCE:
+            continue
+        try:
+            read(document, loading)
+        except _FAULTS as error:
+            faults = by_source[document.path] = by_source.get(document.path, 0) + 1
+            reason = _reason(error)
+            if faults > MAX_ERRORS_OF_A_SOURCE:
+                reason += " (this source has more faults; the rest of it is not read)"
+            stated = _stated_id(document.content)
+            loading.errors.append(RuleError(document.path, document.line_of(error), stated, reason))
 
 
-def _first_line(error: Exception) -> str:
-    problem = getattr(error, "problem", None)
-    text = str(problem or error) or type(error).__name__
-    return " ".join(text.split())[:300]
+def _stated_id(content: dict[str, Any]) -> str | None:
+    value = content.get("id", content.get("name"))
+    return None if value is None else str(value)[:200]
 
 
-def _load_document(
-    document: _Document,
-    rules: dict[str, SigmaRule],
-    correlations: dict[str, ParsedCorrelationDocument],
-    errors: list[RuleError],
-) -> None:
-    try:
-        loaded: SigmaRule | ParsedCorrelationDocument
-        if "correlation" in document.content:
-            loaded = parse_correlation(document.content, document.path, rule_header)
-            identity = loaded.header.id
+def _reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    if isinstance(error, KeyError):
+        return f"{error} is missing"
+    return " ".join((str(error) or type(error).__name__).split())[:300]
+
+
+def _read_lists(document: _Document, loading: _Loading) -> None:
+    for name, values in lists_of(document.content).items():
+        if name in loading.lists:
+            reason = f"the list %{name}% is given before, and counts as it stands there"
+            loading.warnings.append(RuleError(document.path, document.line, None, reason))
         else:
-            loaded = _detection_rule(document)
-            identity = loaded.id
-        if identity in rules or identity in correlations:
-            raise RuleRefused("another rule loaded before has the same id")
-    except (SigmaError, RuleRefused, RecursionError, ValueError, TypeError, AttributeError, KeyError) as error:
-        reason = _first_line(error) if not isinstance(error, RecursionError) else "nested too deeply"
-        errors.append(RuleError(document.path, _line_of(document, error), document.stated_id, reason))
-        return
-    if isinstance(loaded, SigmaRule):
-        rules[identity] = loaded
-    else:
-        correlations[identity] = loaded
+            loading.lists[name] = values
 
 
-def _detection_rule(document: _Document) -> SigmaRule:
-    content = document.content
+def _read(document: _Document, loading: _Loading) -> None:
+    content, path = document.content, document.path
     if "action" in content:
-        raise RuleRefused("documents with `action` are an old collection syntax: write each rule in full")
+        raise RuleRefused("documents with `action` are an old collection syntax: write each rule in full", "action")
+    identity = identity_of(content) or f"{path}#{document.position}"
     if "filter" in content:
-        raise RuleRefused("Sigma filters are not supported")
-    if not content.get("title"):
-        raise RuleRefused("a rule must have a title")
-    _refuse_odd_keys(content)
-    parsed = ParsedRule.from_dict({key: value for key, value in content.items() if key != "tests"}, policy=POLICY)
-    source = parsed.logsource
-    logsource = Logsource(*((part or "").lower() for part in (source.product, source.category, source.service)))
+        item = parse_filter(content, path, document.position, document.line, loading.lists)
+        _claim(identity, document, loading)
+        loading.filters[identity] = item
+    elif "correlation" in content:
+        correlation = parse_correlation(content, path, document.position, document.line)
+        _claim(identity, document, loading)
+        loading.correlations[identity] = correlation
+    else:
+        rule = _detection_rule(document, loading)
+        _claim(identity, document, loading)
+        loading.rules[identity] = rule
+
+
+def _claim(identity: str, document: _Document, loading: _Loading) -> None:
+    place = loading.places.get(identity)
+    if place is not None:
+        raise RuleRefused(f"another rule loaded before has the same id: {place}", "id")
+    loading.places[identity] = f"{document.path}:{document.line}"
+
+
+def _detection_rule(document: _Document, loading: _Loading) -> SigmaRule:
+    content = document.content
     header = rule_header(content, document.path, document.position)
-    return SigmaRule(**header, logsource=logsource, condition=expression_of(parsed.detection))
+    logsource = logsource_of(content)
+    section = content.get("detection")
+    if not isinstance(section, dict):
+        raise RuleRefused("must have a detection: a YAML map of detections and a condition", "detection")
+    condition = condition_of(section, loading.lists)
+    if _of_nothing(condition) and constant_truth(condition):
+        raise RuleRefused("always true: every record of the log source meets the condition", "detection.condition")
+    return SigmaRule(**header, logsource=logsource, condition=condition)
 
 
-def _refuse_odd_keys(content: Any) -> None:
-    """YAML reads the bare words on, off, yes and no as booleans: a detection of such a name would go unnoticed."""
-    for key, value in content.items():
-        if not isinstance(key, str):
-            raise RuleRefused(f"the key {key!r} is no text; put it in quotes")
-        if isinstance(value, dict):
-            _refuse_odd_keys(value)
+def _of_nothing(expression: Expression) -> bool:
+    """Whether the expression is true where none of its atoms is: only then can it be true of everything."""
+    match expression:
+        case Atom():
+            return expression.field is None and expression.literal == ""
+        case Not(part):
+            return not _of_nothing(part)
+        case And(parts):
+            return all(map(_of_nothing, parts))
+        case Or(parts):
+            return any(map(_of_nothing, parts))
 
 
-def rule_header(content: dict[str, Any], path: str, position: int = 0) -> dict[str, Any]:
-    """The keyword arguments of RuleHeader, read from a document that pySigma found valid."""
-    name = str(content.get("name") or "")
-    judged = {key: value for key, value in content.items() if key != "tests"}
-    canonical = json.dumps(judged, sort_keys=True, default=str, ensure_ascii=True, skipkeys=True)
-    tags = [str(tag) for tag in content.get("tags") or ()]
-    return {
-        "id": str(content.get("id") or name or f"{path}#{position}"),
-        "name": name,
-        "version": hashlib.sha256(canonical.encode()).hexdigest()[:12],
-        "path": path,
-        "title": str(content["title"]),
-        "description": str(content.get("description") or "").strip(),
-        "level": _level(content.get("level")),
-        "status": str(content.get("status") or ""),
-        "author": str(content.get("author") or ""),
-        "license": str(content.get("license") or ""),
-        "references": _texts(content.get("references")),
-        "falsepositives": _texts(content.get("falsepositives")),
-        "techniques": techniques_of(tags),
-        "tactics": tactics_of(tags),
-    }
-
-
-def _texts(value: object) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    return tuple(map(str, value)) if isinstance(value, list) else (str(value),)
-
-
-def _level(value: object) -> Severity:
-    """The rule's level; a rule that states none counts as medium."""
-    for severity in SEVERITIES:
-        if severity == str(value).lower():
-            return severity
-    return "medium"
-
-
-def _line_of(document: _Document, error: Exception) -> int | None:
-    """The line of the part that the error speaks of: the faulty detection where one can be found, else its key."""
-    try:
-        nodes = yaml.compose_all(document.text, yaml.CSafeLoader)
-        node = next(islice(nodes, document.position, None))
-    except (yaml.YAMLError, RecursionError, StopIteration):
+def _unselective(rule: SigmaRule) -> RuleError | None:
+    witnesses = necessary(rule.condition)
+    if witnesses is not None and any(atom.operator != "present" for atom in witnesses):
         return None
-    lines = _key_lines(node)
-    detection = document.content.get("detection")
-    if isinstance(detection, dict) and "correlation" not in document.content:
-        for name, definition in detection.items():
-            if name != "condition" and _is_faulty(definition):
-                return lines.get(f"detection.{name}")
-    key = _KEYS_BY_ERROR.get(type(error).__name__)
-    for path in (f"detection.{key}", f"correlation.{key}", key):
-        if path in lines:
-            return lines[path]
-    return int(node.start_mark.line) + 1
-
-
-def _is_faulty(definition: Any) -> bool:
-    try:
-        detection_expression(SigmaDetection.from_definition(definition, None, POLICY))
-    except (SigmaError, RuleRefused, ValueError, TypeError, AttributeError, RecursionError):
-        return True
-    return False
-
-
-def _key_lines(node: Any) -> dict[str | None, int]:
-    """Line of every key on the first two levels, as `key` and `key.inner`."""
-    lines: dict[str | None, int] = {}
-    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
-        lines[str(key.value)] = int(key.start_mark.line) + 1
-        for inner, _ in value.value if isinstance(value, yaml.MappingNode) else ():
-            lines[f"{key.value}.{inner.value}"] = int(inner.start_mark.line) + 1
-    return lines
+    reason = (
+        "it can be true of nearly every record of its log source: no value must be there, at least in one alternative"
+    )
+    return RuleError(rule.path, None, rule.id, reason)

@@ -1,26 +1,33 @@
-"""Sigma correlations from YAML: read by pySigma, checked for what can be judged soundly, references resolved.
-
-A condition is accepted when it can only become true as matches arrive: lower bounds, and "and"/"or" over rules.
-Upper bounds, `eq` and `not` speak of what did not happen by the end of a window, and are refused.
-"""
+"""Sigma correlations from YAML: time spans and aliases read by pySigma, conditions by us, references resolved."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from sigma.correlations import (
-    SigmaCorrelationCondition,
-    SigmaCorrelationConditionOperator,
-)
 from sigma.correlations import SigmaCorrelationRule as ParsedCorrelation
 
-from detect.sigma.rule import CorrelationKind, RuleError, SigmaCorrelation, SigmaRule
-from detect.sigma.translate import RuleRefused
+from detect.sigma.correlation_condition import alternatives_of, bounds_of
+from detect.sigma.header import canonical_reference, rule_header
+from detect.sigma.refusal import RuleRefused
+from detect.sigma.rule import (
+    COUNTING_KINDS,
+    Alternative,
+    Bound,
+    CorrelationKind,
+    RuleError,
+    SigmaCorrelation,
+    SigmaRule,
+)
 
 _KINDS: dict[str, CorrelationKind] = {kind: kind for kind in get_args(CorrelationKind)}
 _NANOSECONDS = 1_000_000_000
+MAX_SPAN_SECONDS = 366 * 86_400
+MAX_SOURCES = 100
+_KNOWN_KEYS = frozenset({"type", "rules", "group-by", "timespan", "condition", "aliases", "generate"})
+_CONDITION_KEYS = frozenset({"gt", "gte", "lt", "lte", "eq", "neq", "field", "percentile"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,117 +37,225 @@ class ParsedCorrelationDocument:
     header: SigmaCorrelation
     references: tuple[str, ...]
     aliases: Mapping[str, Mapping[str, str]]
+    line: int
 
 
-def parse_correlation(
-    content: dict[str, Any], path: str, header_of: Callable[[dict[str, Any], str], dict[str, Any]]
-) -> ParsedCorrelationDocument:
+def parse_correlation(content: dict[str, Any], path: str, position: int, line: int) -> ParsedCorrelationDocument:
     """One correlation document. Raises RuleRefused or pySigma's errors."""
+    header = rule_header(content, path, position)
     stated = content.get("correlation")
     if not isinstance(stated, dict):
-        raise RuleRefused("`correlation` must be a YAML map")
-    if not content.get("title"):
-        raise RuleRefused("a rule must have a title")
+        raise RuleRefused("`correlation` must be a YAML map", "correlation")
+    if "generate" in content:  # the published schema has it here, the text of the specification below `correlation`
+        stated = {"generate": content["generate"], **stated}
+    if strange := sorted(map(str, stated.keys() - _KNOWN_KEYS)):
+        raise RuleRefused(f"a correlation cannot have `{strange[0]}`", f"correlation.{strange[0]}")
     kind = _KINDS.get(str(stated.get("type")))
     if kind is None:
-        raise RuleRefused(f"correlation type {stated.get('type')!r} is not supported; known are {', '.join(_KINDS)}")
-    parsed = ParsedCorrelation.from_dict({key: value for key, value in content.items() if key != "tests"})
-    if not isinstance(parsed.condition, SigmaCorrelationCondition):
-        raise RuleRefused("correlation conditions over rule names are not supported: list the rules instead")
-    references = tuple(reference.reference for reference in parsed.rules or ())
-    if not references:
-        raise RuleRefused("a correlation must name at least one rule")
-    header = SigmaCorrelation(
-        **header_of(content, path),
+        reason = f"correlation type {stated.get('type')!r} is not supported; known are {', '.join(_KINDS)}"
+        raise RuleRefused(reason, "correlation.type")
+    references, bounds, alternatives = _condition(stated, kind)
+    parsed = _parsed(content, stated, references)
+    if parsed.timespan.seconds > MAX_SPAN_SECONDS:
+        raise RuleRefused("the timespan is longer than a year", "correlation.timespan")
+    correlation = SigmaCorrelation(
+        **header,
         kind=kind,
         sources=(),
         span_ns=parsed.timespan.seconds * _NANOSECONDS,
-        group_by=tuple(parsed.group_by or ()),
-        at_least=_lower_bound(parsed.condition),
-        value_fields=_value_fields(parsed.condition),
+        group_by=tuple(dict.fromkeys(parsed.group_by or ())),
+        bounds=bounds,
+        alternatives=alternatives,
+        percentile=_percentile(stated, kind),
+        value_fields=_value_fields(stated, kind),
         generate=bool(parsed.generate),
     )
-    aliases = {
-        alias.alias: {reference.reference: field for reference, field in alias.mapping.items()}
-        for alias in parsed.aliases
-    }
-    return ParsedCorrelationDocument(header, references, aliases)
+    return ParsedCorrelationDocument(correlation, references, _aliases(parsed), line)
 
 
-def _lower_bound(condition: SigmaCorrelationCondition) -> int:
-    bound = condition.count
-    if not isinstance(bound, int):
-        raise RuleRefused(f"the correlation needs a whole number, not {bound}")
-    match condition.op:
-        case SigmaCorrelationConditionOperator.GTE:
-            at_least = bound
-        case SigmaCorrelationConditionOperator.GT:
-            at_least = bound + 1
-        case _:
-            raise RuleRefused(
-                f"`{condition.op.name.lower()}` can only be judged when a window closes, which is not supported: "
-                "use gte or gt"
-            )
-    if not 1 <= at_least <= 100_000:
-        raise RuleRefused(f"the correlation's bound must lie between 1 and 100000, not {at_least}")
-    return at_least
+def _condition(
+    stated: Mapping[str, Any], kind: CorrelationKind
+) -> tuple[tuple[str, ...], tuple[Bound, ...], tuple[Alternative, ...]]:
+    """The rules that the correlation names, and its condition in one of its two forms."""
+    listed = _references(stated)
+    condition = stated.get("condition")
+    if isinstance(condition, str):
+        if kind not in ("temporal", "temporal_ordered"):
+            raise RuleRefused(f"a condition over rules belongs to temporal correlations, not to {kind}", "correlation")
+        references, alternatives = alternatives_of(condition, listed)
+        return references, (), alternatives
+    if not listed:
+        raise RuleRefused("a correlation must name at least one rule", "correlation.rules")
+    if condition is None and kind in ("temporal", "temporal_ordered"):
+        return listed, (Bound("gte", len(listed)),), ()
+    if not isinstance(condition, dict):
+        raise RuleRefused("a correlation must have a condition: a map of comparisons", "correlation.condition")
+    if strange := sorted(map(str, condition.keys() - _CONDITION_KEYS)):
+        raise RuleRefused(f"the condition cannot have {strange[0]!r}", "correlation.condition")
+    return listed, bounds_of(condition, kind, len(listed)), ()
 
 
-def _value_fields(condition: SigmaCorrelationCondition) -> tuple[str, ...]:
-    fields = condition.fieldref
-    if fields is None:
+def _references(stated: Mapping[str, Any]) -> tuple[str, ...]:
+    named = stated.get("rules")
+    items = [named] if isinstance(named, str) else [] if named is None else named
+    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+        raise RuleRefused("`rules` must be the id or name of a rule, or a list of them", "correlation.rules")
+    if len(items) > MAX_SOURCES:
+        raise RuleRefused(f"a correlation cannot name more than {MAX_SOURCES} rules", "correlation.rules")
+    if len(set(items)) < len(items):
+        raise RuleRefused("a correlation cannot name the same rule twice", "correlation.rules")
+    return tuple(items)
+
+
+def _parsed(content: Mapping[str, Any], stated: Mapping[str, Any], references: tuple[str, ...]) -> Any:
+    """The document as pySigma reads it, with a condition that it knows in place of ours."""
+    condition = {"gte": 1, "field": "f"}
+    plain = {**stated, "rules": list(references), "condition": condition}
+    return ParsedCorrelation.from_dict(
+        {**{key: value for key, value in content.items() if key != "tests"}, "correlation": plain}
+    )
+
+
+def _value_fields(stated: Mapping[str, Any], kind: CorrelationKind) -> tuple[str, ...]:
+    condition = stated.get("condition")
+    named = condition.get("field") if isinstance(condition, dict) else None
+    fields = [named] if isinstance(named, str) else named
+    if kind != "value_count" and kind in COUNTING_KINDS:
+        if fields is not None:
+            raise RuleRefused(f"a {kind} correlation counts no field", "correlation.condition")
         return ()
-    return tuple(map(str, fields)) if isinstance(fields, list) else (str(fields),)
+    if not fields or not isinstance(fields, list) or not all(isinstance(item, str) and item for item in fields):
+        raise RuleRefused(f"a {kind} correlation must name the field whose values it is about", "correlation.condition")
+    if kind != "value_count" and len(fields) > 1:
+        raise RuleRefused(f"a {kind} correlation is about the numbers of one field", "correlation.condition")
+    return tuple(fields)
+
+
+def _percentile(stated: Mapping[str, Any], kind: CorrelationKind) -> float:
+    condition = stated.get("condition")
+    value = condition.get("percentile") if isinstance(condition, dict) else None
+    if kind != "value_percentile":
+        if value is not None:
+            raise RuleRefused(f"a {kind} correlation has no percentile", "correlation.condition")
+        return 50.0
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:
+        raise RuleRefused("a value_percentile correlation needs `percentile`, from 0 to 100", "correlation.condition")
+    return float(value)
+
+
+def _aliases(parsed: Any) -> dict[str, dict[str, str]]:
+    aliases: dict[str, dict[str, str]] = {}
+    for alias in parsed.aliases:
+        mapping = {str(reference.reference): field for reference, field in alias.mapping.items()}
+        if not all(isinstance(field, str) for field in mapping.values()):
+            raise RuleRefused(f"the alias {alias.alias!r} must map to names of fields", "correlation.aliases")
+        aliases[str(alias.alias)] = mapping
+    return aliases
 
 
 def resolve_correlations(
-    rules: Mapping[str, SigmaRule], parsed: Mapping[str, ParsedCorrelationDocument], errors: list[RuleError]
+    rules: Mapping[str, SigmaRule],
+    parsed: Mapping[str, ParsedCorrelationDocument],
+    errors: list[RuleError],
+    warnings: list[RuleError],
 ) -> tuple[tuple[SigmaCorrelation, ...], frozenset[str]]:
     """The correlations in an order in which each follows those it refers to, and the ids of rules that stay silent.
 
     A rule that correlations refer to alerts alone only when all of them say `generate: true`.
     """
-    names = {key: key for key in (*rules, *parsed)}
-    for rule_id, rule in rules.items():
-        names.setdefault(rule.name, rule_id)
-    for rule_id, document in parsed.items():
-        names.setdefault(document.header.name, rule_id)
-    names.pop("", None)
+    names = _names(rules, parsed, warnings)
     resolved: dict[str, SigmaCorrelation] = {}
     waiting = dict(parsed)
     while waiting:
         ready = [
             key
             for key, document in waiting.items()
-            if all(names.get(r) in rules or names.get(r) in resolved for r in document.references)
+            if all((known := names.get(_key(r))) in rules or known in resolved for r in document.references)
         ]
         if not ready:
             break
         for key in ready:
-            resolved[key] = _with_sources(waiting.pop(key), names)
+            document = waiting.pop(key)
+            fault = _fault(document, names)
+            if fault is None:
+                resolved[key] = _with_sources(document, names)
+            else:
+                errors.append(RuleError(document.header.path, document.line, key, fault))
     for document in waiting.values():
-        errors.append(_unresolved(document, names))
+        errors.append(_unresolved(document, names, waiting))
     silent = {source for correlation in resolved.values() if not correlation.generate for source in correlation.sources}
     return tuple(resolved.values()), frozenset(silent)
 
 
+def _names(
+    rules: Mapping[str, SigmaRule], parsed: Mapping[str, ParsedCorrelationDocument], warnings: list[RuleError]
+) -> dict[str, str]:
+    """What a reference can be, an id or a name, and the id that it means. Of equal names the first loaded counts."""
+    names = {key: key for key in (*rules, *parsed)}
+    headers = [*rules.values(), *(document.header for document in parsed.values())]
+    for header in headers:
+        if header.name and names.setdefault(header.name, header.id) != header.id:
+            reason = f"the name {header.name!r} is also that of {names[header.name]}, which references to it mean"
+            warnings.append(RuleError(header.path, None, header.id, reason))
+    return names
+
+
+def _key(reference: str) -> str:
+    return canonical_reference(reference)
+
+
+def _fault(document: ParsedCorrelationDocument, names: Mapping[str, str]) -> str | None:
+    """What only shows once all names are known."""
+    sources = {names[_key(reference)] for reference in document.references}
+    if len(sources) < len(document.references):
+        return "a correlation cannot name the same rule twice"
+    for alias, mapping in document.aliases.items():
+        for reference in mapping:
+            if names.get(_key(reference)) not in sources:
+                return f"the alias {alias!r} speaks of {reference!r}, which is not among the correlation's rules"
+    return None
+
+
 def _with_sources(document: ParsedCorrelationDocument, names: Mapping[str, str]) -> SigmaCorrelation:
-    header = document.header
-    fields: dict[str, Any] = {name: getattr(header, name) for name in header.__dataclass_fields__}
-    fields["sources"] = tuple(dict.fromkeys(names[reference] for reference in document.references))
-    fields["aliases"] = {
-        alias: {names.get(reference, reference): field for reference, field in mapping.items()}
-        for alias, mapping in document.aliases.items()
-    }
-    return SigmaCorrelation(**fields)
-
-
-def _unresolved(document: ParsedCorrelationDocument, names: Mapping[str, str]) -> RuleError:
-    header = document.header
-    missing = [reference for reference in document.references if reference not in names]
-    reason = (
-        f"refers to rules that are not loaded: {', '.join(missing)}"
-        if missing
-        else "refers to itself through other correlations, or to one that is not loaded"
+    known = {reference: names[_key(reference)] for reference in document.references}
+    return dataclasses.replace(
+        document.header,
+        sources=tuple(dict.fromkeys(known.values())),
+        alternatives=tuple(
+            Alternative(tuple(known[name] for name in item.present), tuple(known[name] for name in item.absent))
+            for item in document.header.alternatives
+        ),
+        aliases={
+            alias: {names[_key(reference)]: field for reference, field in mapping.items()}
+            for alias, mapping in document.aliases.items()
+        },
     )
-    return RuleError(header.path, None, header.id, reason)
+
+
+def _unresolved(
+    document: ParsedCorrelationDocument, names: Mapping[str, str], waiting: Mapping[str, ParsedCorrelationDocument]
+) -> RuleError:
+    header = document.header
+    missing = [reference for reference in document.references if _key(reference) not in names]
+    stuck = [reference for reference in document.references if names.get(_key(reference)) in waiting]
+    if missing:
+        reason = f"refers to rules that are not loaded: {', '.join(missing)}"
+    elif _reaches_itself(header.id, names, waiting):
+        reason = f"refers to itself, through {', '.join(stuck)}"
+    else:
+        reason = f"refers to correlations that cannot be resolved: {', '.join(stuck)}"
+    return RuleError(header.path, document.line, header.id, reason)
+
+
+def _reaches_itself(start: str, names: Mapping[str, str], waiting: Mapping[str, ParsedCorrelationDocument]) -> bool:
+    seen: set[str] = set()
+    ahead = [start]
+    while ahead:
+        for reference in waiting[ahead.pop()].references:
+            target = names.get(_key(reference))
+            if target == start:
+                return True
+            if target is not None and target in waiting and target not in seen:
+                seen.add(target)
+                ahead.append(target)
+    return False

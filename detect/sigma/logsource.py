@@ -17,6 +17,8 @@ SERVICE_MEMBERS: dict[tuple[str, str], frozenset[str]] = {
     ("linux", "cron"): frozenset({"anacron", "atd", "cron", "crond", "crontab"}),
     ("linux", "sshd"): frozenset({"sshd", "sshd-session", "sshd-auth"}),
     ("linux", "sudo"): frozenset({"sudo"}),
+    # Microsoft 365 has one unified audit log; rules name parts of it.
+    ("m365", "audit"): frozenset({"audit", "exchange", "threat_detection", "threat_management"}),
 }  # fmt: skip
 
 # The service that a rule names means every record of the product except those of these services: any program's line

@@ -77,11 +77,11 @@ def _collect(expression: Expression, record: NormalizedRecord, matched: dict[str
     match expression:
         case Atom(None):
             if holds(expression, record):
-                keywords.append(_shown(_literal_text(expression)))
+                keywords.append(shown(literal_text(expression)))
         case Atom(str(field)):
-            value = next(iter(_satisfying(expression, record)), None)
+            value = next(iter(satisfying_texts(expression, record)), None)
             if value is not None:
-                matched.setdefault(field, _shown(value))
+                matched.setdefault(field, shown(value))
         case And(parts) | Or(parts):
             for part in parts:
                 if isinstance(part, Atom) or holds(part, record):
@@ -94,16 +94,20 @@ def _true_texts(atom: Atom, record: NormalizedRecord) -> Any:
     if atom.field is None:
         return (atom_holds(atom, text) for text in searchable_texts(record))
     if isinstance(atom.literal, FieldReference):
-        return _reference_truths(atom.field, atom.literal, record)
+        return _reference_truths(atom, atom.literal, record)
     return (atom_holds(atom, text) for text in texts_of(value_of(record, atom.field)))
 
 
-def _reference_truths(field: str, reference: FieldReference, record: NormalizedRecord) -> Any:
+def _reference_truths(atom: Atom, reference: FieldReference, record: NormalizedRecord) -> Any:
     others = list(texts_of(value_of(record, reference.field)))
-    return (reference_holds(reference, text, other) for text in texts_of(value_of(record, field)) for other in others)
+    return (
+        reference_holds(reference, text, other, cased=atom.cased)
+        for text in texts_of(value_of(record, atom.field or ""))
+        for other in others
+    )
 
 
-def _satisfying(atom: Atom, record: NormalizedRecord) -> Any:
+def satisfying_texts(atom: Atom, record: NormalizedRecord) -> Any:
     """The texts of the atom's own field for which it is true."""
     field = atom.field or ""
     if isinstance(atom.literal, FieldReference):
@@ -111,12 +115,13 @@ def _satisfying(atom: Atom, record: NormalizedRecord) -> Any:
         return (
             text
             for text in texts_of(value_of(record, field))
-            if any(reference_holds(reference, text, other) for other in others)
+            if any(reference_holds(reference, text, other, cased=atom.cased) for other in others)
         )
     return (text for text in texts_of(value_of(record, field)) if atom_holds(atom, text))
 
 
-def _literal_text(atom: Atom) -> str:
+def literal_text(atom: Atom) -> str:
+    """The atom's literal as an explanation names it."""
     literal = atom.literal
     if isinstance(literal, tuple):
         return str(literal[0]) if atom.operator == "regex" else _pattern_text(literal[0])
@@ -127,5 +132,6 @@ def _pattern_text(segments: Any) -> str:
     return "*".join("".join(p if isinstance(p, str) else "?" * p for p in segment) for segment in segments)
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
+    """The text as far as an explanation quotes it: its first 1,000 characters."""
     return text if len(text) <= MAX_MATCHED_CHARACTERS else text[: MAX_MATCHED_CHARACTERS - 1] + "…"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zlib
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,15 @@ MAX_PACK_BYTES = 128 << 20
 
 class BadPack(ValueError):
     """Bytes that are not a rule pack, or one that unpacks to more than the bound."""
+
+
+def source_digest(sources: Sequence[tuple[str, str]]) -> str:
+    """SHA-256 in hex over the sources sorted by path; lengths are part of it, so nothing can shift between fields."""
+    digest = hashlib.sha256()
+    for path, text in sorted(sources):
+        for part in (path.encode("utf-8", "surrogatepass"), text.encode("utf-8", "surrogatepass")):
+            digest.update(len(part).to_bytes(8, "big") + part)
+    return digest.hexdigest()
 
 
 def pack_bytes(sources: Sequence[tuple[str, str]]) -> bytes:

@@ -36,6 +36,11 @@ def compiled(regex: Regex) -> Any:
         raise BadRegex(text) from error
 
 
+def visible(text: str) -> bytes:
+    """What of a text an expression gets to see: its first 65,536 characters. Lone surrogates count as foreign bytes."""
+    return text[:VALUE_LIMIT].encode("utf-8", "surrogatepass")
+
+
 def found(regex: Regex, text: str) -> bool:
-    """Whether the pattern is found anywhere in the first 65,536 characters. Lone surrogates count as foreign bytes."""
-    return compiled(regex).search(text[:VALUE_LIMIT].encode("utf-8", "surrogatepass")) is not None
+    """Whether the pattern is found anywhere in the first 65,536 characters."""
+    return compiled(regex).search(visible(text)) is not None

@@ -25,6 +25,7 @@ Operator = Literal[
     "lte",
     "present",
     "fieldref",
+    "timepart",
 ]
 
 Segment = tuple[str | int, ...]
@@ -51,7 +52,15 @@ class FieldReference(NamedTuple):
     mode: Literal["equals", "contains", "startswith", "endswith"]
 
 
-AtomLiteral = str | int | float | Pattern | Regex | FieldReference | None
+class TimePart(NamedTuple):
+    """A part of the time that a value writes, and how it is compared with a number."""
+
+    part: Literal["minute", "hour", "day", "week", "month", "year"]
+    comparison: Literal["equals", "gt", "gte", "lt", "lte"]
+    number: int
+
+
+AtomLiteral = str | int | float | Pattern | Regex | FieldReference | TimePart | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +142,10 @@ def necessary(expression: Expression) -> frozenset[Atom] | None:
             return union
 
 
-_WEIGHT: dict[Operator, int] = {"equals": 12, "number": 8, "regex": 4, "cidr": 8, "present": -40, "fieldref": -20}
+# A short word that a field must equal is one of few that it ever has (High, true); the end of a path is telling.
+_WEIGHT: dict[Operator, int] = {
+    "equals": 6, "endswith": 8, "number": 8, "regex": 4, "cidr": 8, "present": -40, "fieldref": -20,
+}  # fmt: skip
 
 
 def _selectivity(witnesses: frozenset[Atom]) -> tuple[int, int]:

@@ -1,67 +1,47 @@
-"""From pySigma's detections to our own expressions. Together with load.py the only place that knows pySigma."""
+"""From the detections of a rule to our own expressions. pySigma gives values their meaning; nothing of its types stays.
+
+A detection is a map (all items must be true), a list (some element must) or a value (a keyword). What can be said with
+plain texts is read here; every other modifier is applied by pySigma.
+"""
 
 from __future__ import annotations
 
 import re
-from typing import Any, NoReturn, cast
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import Any, cast
 
-from sigma.conditions import (
-    ConditionAND,
-    ConditionIdentifier,
-    ConditionNOT,
-    ConditionOR,
-    ConditionSelector,
-    SigmaCondition,
-)
-from sigma.modifiers import SigmaContainsModifier, SigmaEndswithModifier, SigmaStartswithModifier
+from sigma.exceptions import SigmaError
 from sigma.policy import SigmaPolicy
 from sigma.policy.regex_engine import RegexEngine, RegexPattern
-from sigma.rule import SigmaDetection, SigmaDetectionItem
-from sigma.rule.detection import SigmaDetections
-from sigma.types import (
-    CompareOperators,
-    Placeholder,
-    SigmaBool,
-    SigmaCasedString,
-    SigmaCIDRExpression,
-    SigmaCompareExpression,
-    SigmaExists,
-    SigmaExpansion,
-    SigmaFieldReference,
-    SigmaNull,
-    SigmaNumber,
-    SigmaRegularExpression,
-    SigmaString,
-    SigmaTimestampPart,
-    SpecialChars,
-)
+from sigma.rule import SigmaDetectionItem
 
+from detect.sigma.condition_text import (
+    BadCondition,
+    Choice,
+    Conjunction,
+    Disjunction,
+    Named,
+    Negation,
+    Tree,
+    named_by,
+    parsed_condition,
+)
+from detect.sigma.literals import text_atom, value_expression
+from detect.sigma.modifiers import BadModifiers, read_key
+from detect.sigma.placeholders import BadPlaceholders, Lists, MissingList, expanded
+from detect.sigma.refusal import ConditionRefused, MissingPlaceholderValues, RuleRefused
 from detect.sigma.regex import BadRegex, compiled
-from detect.sigma.syntax import (
-    Atom,
-    Expression,
-    FieldReference,
-    Not,
-    Operator,
-    Pattern,
-    Regex,
-    Segment,
-    all_of,
-    any_of,
-)
-from detect.sigma.values import text_of
+from detect.sigma.syntax import Atom, Expression, Not, Regex, all_of, any_of, atoms
 
+MAX_ATOMS = 20_000
+Folded = Expression | bool
+"""An expression, or what it comes to whatever the record: a list that is empty is met by nothing."""
 
-class RuleRefused(ValueError):
-    """A rule, or a part of one, that this engine does not run; the text says why."""
-
-
-class ConditionRefused(RuleRefused):
-    """A condition that speaks of something that is not there."""
-
-
-class MissingPlaceholderValues(RuleRefused):
-    """A rule with `expand` placeholders that have no values: correct, but inert until they are given."""
+_PLAIN = frozenset({"contains", "startswith", "endswith", "cased"})
+_OWN = frozenset({"all", "neq", "expand"})
+_FAULTS = (SigmaError, RuleRefused, BadModifiers, BadPlaceholders, ValueError, TypeError, AttributeError)
+_FLAG_LETTERS = (("i", re.IGNORECASE), ("m", re.MULTILINE), ("s", re.DOTALL))
 
 
 class _LinearEngine(RegexEngine):  # type: ignore[misc]  # mypy does not follow into pySigma
@@ -76,177 +56,154 @@ class _LinearEngine(RegexEngine):  # type: ignore[misc]  # mypy does not follow 
         return BadRegex
 
 
-_FLAG_LETTERS = (("i", re.IGNORECASE), ("m", re.MULTILINE), ("s", re.DOTALL))
 POLICY = SigmaPolicy(regex_engine=_LinearEngine())
-_EDGE_MODIFIERS = {SigmaContainsModifier, SigmaStartswithModifier, SigmaEndswithModifier}
-_COMPARISONS: dict[CompareOperators, Operator] = {
-    CompareOperators.GT: "gt",
-    CompareOperators.GTE: "gte",
-    CompareOperators.LT: "lt",
-    CompareOperators.LTE: "lte",
-}
 
 
-def expression_of(detections: SigmaDetections) -> Expression:
-    """The rule's conditions as one expression; several conditions are alternatives. Raises RuleRefused, SigmaError."""
-    parsed = [SigmaCondition(str(text), detections).parse(postprocess=False) for text in detections.condition]
-    return any_of(tuple(_condition(tree, detections) for tree in parsed))
+def condition_of(section: Mapping[str, Any], lists: Lists, place: str = "detection") -> Expression:
+    """The expression of a rule's `detection` section, or of another section (`place`) of the same form.
+
+    Several conditions are alternatives. Raises RuleRefused with the place of the fault.
+    """
+    detections = _detections(section, lists, place)
+    stated = section.get("condition")
+    texts = stated if isinstance(stated, list) else [stated]
+    if stated is None or not texts:
+        raise ConditionRefused("must contain at least one condition", place)
+    expression = _any([_condition(text, detections, place) for text in texts])
+    if isinstance(expression, bool):
+        raise MissingPlaceholderValues(
+            "inert: with the empty lists of its placeholders it is true of "
+            + ("everything" if expression else "nothing"),
+            f"{place}.condition",
+        )
+    if sum(1 for _ in islice(atoms(expression), MAX_ATOMS + 1)) > MAX_ATOMS:
+        raise RuleRefused(f"the condition has more than {MAX_ATOMS} values", f"{place}.condition")
+    return expression
 
 
-def _condition(tree: Any, detections: SigmaDetections) -> Expression:
-    match tree:
-        case ConditionIdentifier():
-            detection = detections.detections.get(tree.identifier)
-            if detection is None:
-                raise ConditionRefused(f"the condition names {tree.identifier!r}, which is not defined")
-            return detection_expression(detection)
-        case ConditionSelector():
-            return _selector(tree, detections)
-        case ConditionNOT():
-            return Not(_condition(tree.args[0], detections))
-        case ConditionAND():
-            return all_of(tuple(_condition(part, detections) for part in tree.args))
-        case ConditionOR():
-            return any_of(tuple(_condition(part, detections) for part in tree.args))
-        case _:
-            raise RuleRefused(f"a condition cannot hold {type(tree).__name__}")
+def _detections(section: Mapping[str, Any], lists: Lists, place: str) -> dict[str, Folded]:
+    found: dict[str, Folded] = {}
+    missing: dict[str, None] = {}
+    at = ""
+    for name, definition in section.items():
+        if name == "condition":
+            continue
+        try:
+            found[name] = detection_expression(definition, lists)
+        except MissingList as error:
+            missing.update(dict.fromkeys(error.names))
+            at = at or f"{place}.{name}"
+        except _FAULTS as error:
+            raise RuleRefused(_reason(error), f"{place}.{name}") from error
+    if missing:
+        raise MissingPlaceholderValues(str(MissingList(sorted(missing))), at)
+    if not found:
+        raise RuleRefused("no detection is defined", place)
+    return found
 
 
-def _selector(tree: ConditionSelector, detections: SigmaDetections) -> Expression:
-    names = [identifier.identifier for identifier in tree.resolve_referenced_detections(detections)]
-    if not names:
-        raise ConditionRefused(f"'{tree.args[0]} of {tree.pattern}' names no detection")
-    parts = tuple(detection_expression(detections.detections[name]) for name in names)
-    return all_of(parts) if tree.cond_class is ConditionAND else any_of(parts)
+def _reason(error: Exception) -> str:
+    text = str(error) or type(error).__name__
+    typed = re.search(r"Modifier Sigma(\w+?)Modifier incompatible to value type of '(.*)'", text, re.DOTALL)
+    return f"the modifier for {typed[1].lower()} cannot take the value {typed[2]!r}" if typed else text
 
 
-def detection_expression(detection: SigmaDetection) -> Expression:
-    """A named detection: its items are joined by "and" in a map and by "or" in a list."""
-    parts = tuple(
-        _item(item) if isinstance(item, SigmaDetectionItem) else detection_expression(item)
-        for item in detection.detection_items
-    )
-    return all_of(parts) if detection.item_linking is ConditionAND else any_of(parts)
-
-
-def _item(item: SigmaDetectionItem) -> Expression:
-    if item.field is None and any(isinstance(value, SigmaNull) for value in item.value):
-        raise RuleRefused("null cannot be sought as a keyword: name a field")
-    # A keyword is found anywhere in a value unless a modifier says where it stands.
-    anywhere = item.field is None and not _EDGE_MODIFIERS.intersection(item.modifiers)
-    parts = tuple(_value(item.field, value, anywhere) for value in item.value)
-    if not parts:
-        parts = (Not(Atom(item.field, "present")),)
-    expression = all_of(parts) if item.value_linking is ConditionAND else any_of(parts)
-    return Not(expression) if item.negated else expression
-
-
-def _value(field: str | None, value: Any, anywhere: bool) -> Expression:
-    match value:
-        case SigmaExpansion():
-            return any_of(tuple(_value(field, item, anywhere) for item in value.values))
-        case SigmaString():
-            return _string_atom(field, value, anywhere)
-        case SigmaNull() | SigmaExists():
-            present = Atom(field, "present")
-            return present if isinstance(value, SigmaExists) and value.exists else Not(present)
-        case SigmaNumber() | SigmaBool() | SigmaCompareExpression():
-            return _scalar_atom(field, value, anywhere)
-        case SigmaRegularExpression():
-            return _regex_atom(field, value)
-        case SigmaCIDRExpression():
-            return Atom(field, "cidr", str(value.network))
-        case SigmaFieldReference():
-            return _reference(field, value)
-        case _:
-            raise RuleRefused(f"values of type {type(value).__name__} are not supported")
-
-
-def _scalar_atom(field: str | None, value: SigmaNumber | SigmaBool | SigmaCompareExpression, anywhere: bool) -> Atom:
-    if isinstance(value, SigmaBool):
-        return Atom(field, "contains" if anywhere else "equals", text_of(value.boolean))
-    number = value.number if isinstance(value, SigmaCompareExpression) else value
-    # A time part is a subclass of number: unrefused, the whole time stamp would be compared with the hour.
-    if isinstance(number, SigmaTimestampPart):
-        raise RuleRefused("the time modifiers minute, hour, day, week, month and year are not supported")
-    if isinstance(value, SigmaCompareExpression):
-        return _comparison(field, value)
-    return Atom(None, "contains", text_of(value.number)) if anywhere else Atom(field, "number", value.number)
-
-
-def _comparison(field: str | None, value: SigmaCompareExpression) -> Atom:
-    operator = _COMPARISONS.get(value.op)
-    if operator is None:
-        raise RuleRefused(f"the comparison {value.op.name.lower()} is not supported")
-    return Atom(field, operator, value.number.number)
-
-
-def _reference(field: str | None, value: SigmaFieldReference) -> Expression:
-    if field is None:
-        raise RuleRefused("fieldref needs a field on its left")
-    if value.starts_with and value.ends_with:
-        return Atom(field, "fieldref", FieldReference(value.field, "contains"))
-    if value.starts_with:
-        return Atom(field, "fieldref", FieldReference(value.field, "startswith"))
-    return Atom(field, "fieldref", FieldReference(value.field, "endswith" if value.ends_with else "equals"))
-
-
-def _regex_atom(field: str | None, value: SigmaRegularExpression) -> Expression:
-    if value.contains_placeholder():
-        _refuse_placeholders(value.regexp)
-    flags = "".join(sorted(SigmaRegularExpression.sigma_to_re_flag[flag] for flag in value.flags))
-    regex = Regex(str(value.regexp), flags)
+def _condition(text: object, detections: Mapping[str, Folded], place: str) -> Folded:
+    if not isinstance(text, str):
+        raise ConditionRefused(f"a condition must be a text, not {text!r}", f"{place}.condition")
     try:
-        compiled(regex)
-    except BadRegex as error:
-        raise RuleRefused(f"the regular expression {regex.pattern!r} is not supported: {error}") from error
-    return Atom(field, "regex", regex)
+        return _resolved(parsed_condition(text), detections)
+    except BadCondition as error:
+        raise ConditionRefused(str(error), f"{place}.condition") from error
 
 
-def _refuse_placeholders(value: SigmaString) -> NoReturn:
-    names = sorted({part.name for part in value.s if isinstance(part, Placeholder)})
-    raise MissingPlaceholderValues("inert: no values are given for " + ", ".join(f"%{name}%" for name in names))
+def _resolved(tree: Tree, detections: Mapping[str, Folded]) -> Folded:
+    match tree:
+        case Named(name):
+            if name not in detections:
+                raise BadCondition(f"the condition names {name!r}, which is not defined")
+            return detections[name]
+        case Choice(every, pattern):
+            names = named_by(tree, detections)
+            if not names:
+                raise BadCondition(f"'{'all' if every else '1'} of {pattern}' names no detection")
+            parts = [detections[name] for name in names]
+            return _all(parts) if every else _any(parts)
+        case Negation(part):
+            return _not(_resolved(part, detections))
+        case Conjunction(parts):
+            return _all([_resolved(part, detections) for part in parts])
+        case Disjunction(parts):
+            return _any([_resolved(part, detections) for part in parts])
 
 
-def _string_atom(field: str | None, value: SigmaString, anywhere: bool) -> Atom:
-    if value.contains_placeholder():
-        _refuse_placeholders(value)
-    cased = isinstance(value, SigmaCasedString)
-    segments = _segments(value, cased)
-    if anywhere:
-        segments = [(), *segments] if segments[0] else segments
-        segments = [*segments, ()] if segments[-1] else segments
-    if len(segments) == 1 and not segments[0]:
-        return Atom(field, "contains" if anywhere else "equals", "", cased)
-    literals = [segment[0] if len(segment) == 1 else None for segment in segments]
-    match [segment and literal for segment, literal in zip(segments, literals, strict=True)]:
-        case [str(literal)]:
-            return Atom(field, "equals", literal, cased)
-        case [(), ()]:
-            return Atom(field, "present")
-        case [(), str(literal)]:
-            return Atom(field, "endswith", literal, cased)
-        case [str(literal), ()]:
-            return Atom(field, "startswith", literal, cased)
-        case [(), str(literal), ()]:
-            return Atom(field, "contains", literal, cased)
-        case _:
-            return Atom(field, "pattern", Pattern(tuple(segments)), cased)
+def _not(part: Folded) -> Folded:
+    return not part if isinstance(part, bool) else Not(part)
 
 
-def _segments(value: SigmaString, cased: bool) -> list[Segment]:
-    """The value cut at its `*`; a run of `*` counts once, a run of `?` is a number."""
-    segments: list[list[str | int]] = [[]]
-    for part in value.s:
-        if part is SpecialChars.WILDCARD_MULTI:
-            if segments[-1] or len(segments) == 1:
-                segments.append([])
-        elif part is SpecialChars.WILDCARD_SINGLE:
-            tail = segments[-1]
-            if tail and isinstance(tail[-1], int):
-                tail[-1] += 1
-            else:
-                tail.append(1)
-        else:
-            segments[-1].append(str(part) if cased else str(part).lower())
-    return [tuple(segment) for segment in segments]
+def _all(parts: Sequence[Folded]) -> Folded:
+    open_parts = tuple(part for part in parts if not isinstance(part, bool))
+    if False in [part for part in parts if isinstance(part, bool)]:
+        return False
+    return all_of(open_parts) if open_parts else True
+
+
+def _any(parts: Sequence[Folded]) -> Folded:
+    open_parts = tuple(part for part in parts if not isinstance(part, bool))
+    if True in [part for part in parts if isinstance(part, bool)]:
+        return True
+    return any_of(open_parts) if open_parts else False
+
+
+def detection_expression(definition: object, lists: Lists) -> Folded:
+    """A named detection. Raises RuleRefused, MissingList, BadModifiers, BadPlaceholders or an error of pySigma."""
+    if isinstance(definition, dict):
+        if not definition:
+            raise RuleRefused("the detection is empty")
+        return _all([_item(str(key), value, lists) for key, value in definition.items()])
+    if not isinstance(definition, list):
+        return _item("", definition, lists)
+    if not definition:
+        raise RuleRefused("the detection is empty")
+    if not any(isinstance(element, dict | list) for element in definition):
+        return _item("", definition, lists)
+    return _any([detection_expression(element, lists) for element in definition])
+
+
+def _item(key: str, stated: object, lists: Lists) -> Folded:
+    field, modifiers = read_key(key)
+    values = stated if isinstance(stated, list) else [stated]
+    if not values:
+        if field is None or modifiers:
+            raise RuleRefused(f"{key!r} has no values")
+        return Not(Atom(field, "present"))
+    if field is None and None in values:
+        raise RuleRefused("null cannot be sought as a keyword: name a field")
+    if "re" in modifiers and any(not isinstance(value, str) for value in values):
+        raise RuleRefused("a regular expression must be a text: put it in quotes")
+    left = tuple(modifier for modifier in modifiers if modifier not in _OWN)
+    if "expand" in modifiers:
+        literally = "re" in modifiers
+        parts = [_any(_values(field, left, _expanded(value, lists, literally))) for value in values]
+    else:
+        parts = _values(field, left, values)
+    expression = _all(parts) if "all" in modifiers else _any(parts)
+    return _not(expression) if "neq" in modifiers else expression
+
+
+def _expanded(value: object, lists: Lists, literally: bool) -> list[Any]:
+    return list(expanded(value, lists, literally=literally)) if isinstance(value, str) else [value]
+
+
+def _values(field: str | None, modifiers: tuple[str, ...], values: Sequence[Any]) -> list[Folded]:
+    """One expression for each value; together they say what the item says."""
+    if not values:
+        return []
+    if _PLAIN.issuperset(modifiers) and all(value.__class__ is str for value in values):
+        return [text_atom(field, modifiers, value) for value in values]
+    cased = "fieldref" in modifiers and "cased" in modifiers
+    names = ["wide" if modifier == "utf16le" else modifier for modifier in modifiers]
+    if cased:
+        names.remove("cased")
+    item = SigmaDetectionItem.from_mapping("|".join((field or "", *names)), list(values), None, POLICY)
+    return [value_expression(field, value, modifiers, cased=cased) for value in item.value]

@@ -15,7 +15,8 @@ from typing import Any
 
 from detect.record import NormalizedRecord
 from detect.sigma.regex import found
-from detect.sigma.syntax import Atom, FieldReference, Pattern, Regex, Segment
+from detect.sigma.syntax import Atom, FieldReference, Pattern, Regex, Segment, TimePart
+from detect.sigma.time_parts import part_holds
 
 _NUMBER = re.compile(r"[+-]?[0-9]{1,40}(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,3})?")
 _MAX_ELEMENTS = 1024
@@ -69,8 +70,8 @@ def _leaves(value: object) -> Iterator[str]:
 
 
 def searchable_texts(record: NormalizedRecord) -> Iterator[str]:
-    """Where keywords are sought: the message and every value, not the JSON around them."""
-    yield record.message
+    """Where keywords are sought: the line, if the record is one, and every value, not the JSON around them."""
+    yield record.own_text
     for value in record.fields.values():
         yield from texts_of(value)
 
@@ -98,6 +99,8 @@ def atom_holds(atom: Atom, text: str) -> bool:
         case ("number" | "gt" | "gte" | "lt" | "lte" as operator, int(bound) | float(bound)):
             number = number_of(text)
             return number is not None and _number_holds(operator, number, bound)
+        case ("timepart", TimePart() as wanted):
+            return part_holds(wanted, text)
         case _:
             raise ValueError(f"{atom.operator} cannot be judged on one text with {atom.literal!r}")
 
@@ -128,9 +131,10 @@ def _number_holds(operator: str, number: float, bound: float) -> bool:
             return number == bound
 
 
-def reference_holds(reference: FieldReference, text: str, other: str) -> bool:
-    """Whether a field's text stands in the given relation to the other field's, case ignored."""
-    text, other = text.lower(), other.lower()
+def reference_holds(reference: FieldReference, text: str, other: str, *, cased: bool = False) -> bool:
+    """Whether a field's text stands in the given relation to the other field's, case ignored unless `cased`."""
+    if not cased:
+        text, other = text.lower(), other.lower()
     match reference.mode:
         case "equals":
             return text == other

@@ -15,6 +15,15 @@ INSERT INTO events (tenant_id, event_id, seq, position, time, end_time, kind, de
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)
 ON CONFLICT DO NOTHING;
 
+-- name: event_fold_upsert
+-- Counts and times are those of all repeats so far; records and samples are the ones that are new.
+INSERT INTO event_folds AS stored (tenant_id, event_id, rule_id, repeats, first_time, last_time, records, samples)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+ON CONFLICT (tenant_id, event_id) DO UPDATE SET repeats = EXCLUDED.repeats, first_time = EXCLUDED.first_time,
+    last_time = EXCLUDED.last_time, records = stored.records || EXCLUDED.records,
+    samples = stored.samples || EXCLUDED.samples
+WHERE stored.repeats < EXCLUDED.repeats;
+
 -- name: rollup_upsert_1m
 -- A late correction of a window is the whole window again, so the newer replaces the older.
 INSERT INTO feature_rollup_1m (tenant_id, entity_kind, entity, window_start, features)

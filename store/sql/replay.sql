@@ -22,3 +22,18 @@ LIMIT $5;
 -- name: replay_retried_later
 -- Batches of which something was judged again after the range, so that its events are not this range's to say.
 SELECT DISTINCT seq FROM dead_letters WHERE seq BETWEEN $1 AND $2 AND retry_seq > $2;
+
+-- name: batch_received_from
+-- The first batch that was received at or after a time.
+SELECT seq, received FROM journal WHERE received >= $1 ORDER BY seq LIMIT 1;
+
+-- name: batch_received_before
+SELECT seq, received FROM journal WHERE received < $1 ORDER BY seq DESC LIMIT 1;
+
+-- name: replayable_from
+-- From which batch on a replay can begin: the first of the journal while it is whole, else after the oldest snapshot.
+SELECT CASE WHEN EXISTS (SELECT FROM journal WHERE seq = 1) THEN 1
+            ELSE coalesce((SELECT min(seq) + 1 FROM detector_snapshots), 1) END;
+
+-- name: batch_received
+SELECT received FROM journal WHERE seq = $1;

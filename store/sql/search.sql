@@ -2,13 +2,15 @@
 -- An event belongs to one incident at most.
 -- $1 from, $2 to (exclusive), $3 severities, $4 rule, $5 entity kind, $6 entity value, $7 incident, $8 and $9 the
 -- last row of the page before, $10 rows. Range and order are those of the index events_by_time.
-SELECT event_id, seq, position, time, end_time, kind, detector, rule_id, rule_version, title, description, severity,
-    score, activity, outcome, techniques, tactics, entities, evidence, matched, attributes,
+SELECT event_id, seq, position, time, end_time, kind, detector, events.rule_id, rule_version, title, description,
+    severity, score, activity, outcome, techniques, tactics, entities, evidence, matched, attributes,
     (SELECT member.incident_id FROM incident_events AS member WHERE member.tenant_id = events.tenant_id
-        AND member.event_id = events.event_id LIMIT 1) AS incident_id
+        AND member.event_id = events.event_id LIMIT 1) AS incident_id,
+    coalesce(fold.repeats, 0) AS repeats, fold.last_time AS last_repeat
 FROM events
+LEFT JOIN event_folds AS fold USING (tenant_id, event_id)
 WHERE time >= $1 AND time < $2 AND severity = ANY ($3::text[])
-    AND ($4::text IS NULL OR rule_id = $4)
+    AND ($4::text IS NULL OR events.rule_id = $4)
     AND ($6::text IS NULL OR EXISTS (
         SELECT FROM json_array_elements(entities) AS entity
         WHERE entity ->> 'kind' = $5 AND entity ->> 'value' = $6))
@@ -19,11 +21,15 @@ ORDER BY time DESC, event_id DESC
 LIMIT $10;
 
 -- name: search_event
-SELECT event_id, seq, position, time, end_time, kind, detector, rule_id, rule_version, title, description, severity,
-    score, activity, outcome, techniques, tactics, entities, evidence, matched, attributes,
+SELECT event_id, seq, position, time, end_time, kind, detector, events.rule_id, rule_version, title, description,
+    severity, score, activity, outcome, techniques, tactics, entities, evidence, matched, attributes,
     (SELECT member.incident_id FROM incident_events AS member WHERE member.tenant_id = events.tenant_id
-        AND member.event_id = events.event_id LIMIT 1) AS incident_id
-FROM events WHERE event_id = $1;
+        AND member.event_id = events.event_id LIMIT 1) AS incident_id,
+    coalesce(fold.repeats, 0) AS repeats, fold.first_time AS first_repeat, fold.last_time AS last_repeat,
+    coalesce(fold.records, '{}') AS repeat_records, coalesce(fold.samples, '[]')::json AS repeat_evidence
+FROM events
+LEFT JOIN event_folds AS fold USING (tenant_id, event_id)
+WHERE event_id = $1;
 
 -- name: search_incidents
 -- An incident is in the range when its last event is.
@@ -46,9 +52,11 @@ FROM incidents WHERE incident_id = $1;
 SELECT member.position AS place, member.stage, member.reason, event.event_id, event.seq, event.position, event.time,
     event.end_time, event.kind, event.detector, event.rule_id, event.rule_version, event.title, event.description,
     event.severity, event.score, event.activity, event.outcome, event.techniques, event.tactics, event.entities,
-    event.evidence, event.matched, event.attributes
+    event.evidence, event.matched, event.attributes, coalesce(fold.repeats, 0) AS repeats,
+    fold.last_time AS last_repeat
 FROM incident_events AS member
 JOIN events AS event ON event.tenant_id = member.tenant_id AND event.event_id = member.event_id
+LEFT JOIN event_folds AS fold ON fold.tenant_id = member.tenant_id AND fold.event_id = member.event_id
 WHERE member.incident_id = $1
 ORDER BY member.time, member.position
 LIMIT $2;

@@ -8,6 +8,7 @@ from uuid import UUID, uuid5
 
 from detect.batch import BatchOutput, Poison, Rollup
 from detect.event import DetectionEvent, Evidence, event_id
+from detect.fold import EventFold
 from detect.incident import IncidentChange, IncidentMember
 from detect.record import Entity, LogRecord, Logsource, NormalizedRecord, RecordRef, TenantId, record_digest
 
@@ -43,7 +44,7 @@ def normalized(
         logsource=Logsource("linux", "", "sshd"),
         fields={},
         entities=(Entity("ip", "198.51.100.7", "source"), Entity("user", "root")) if entities is None else entities,
-        message=str(record.body) if message is None else message,
+        text=str(record.body) if message is None else message,
     )
 
 
@@ -95,6 +96,17 @@ def incident(tenant: TenantId, events: tuple[DetectionEvent, ...], revision: int
     )
 
 
+def fold(first: DetectionEvent, count: int, repeats: tuple[NormalizedRecord, ...]) -> EventFold:
+    """What a batch adds to the repeats of an event, which are `count` with these."""
+    times = [item.record.time_ns for item in repeats]
+    samples = tuple(
+        Evidence(item.record.ref, record_digest(item.record), time, "m")
+        for item, time in zip(repeats, times, strict=True)
+    )
+    refs = tuple(item.record.ref for item in repeats)
+    return EventFold(first.id, first.rule_id, count, len(repeats), min(times), max(times), refs, samples)
+
+
 def incident_id(tenant: TenantId) -> UUID:
     return uuid5(tenant, "incident")
 
@@ -105,7 +117,7 @@ def output(seq: int, **parts: Any) -> BatchOutput:
 
 
 def full_output(tenant: TenantId, seq: int, revision: int = 1) -> BatchOutput:
-    """Three records, an event for each, an incident of them, a rollup, a dead letter."""
+    """Three records, an event for each, an incident of them, a repeat, a rollup, a dead letter."""
     records = tuple(normalized(log_record(seq, position)) for position in range(3))
     events = tuple(event(tenant, record) for record in records)
     return output(
@@ -115,4 +127,5 @@ def full_output(tenant: TenantId, seq: int, revision: int = 1) -> BatchOutput:
         rollups=(Rollup("1m", "ip", "198.51.100.7", TIME_NS // (60 * SECOND) * 60 * SECOND, {"count": float(seq)}),),
         incidents=(incident(tenant, events, revision),),
         poison=(Poison(seq, 1, "sigma", "rule-9", "division by zero"),),
+        folds=(fold(events[0], 1, records[1:2]),),
     )

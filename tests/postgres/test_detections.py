@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 import asyncpg
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,14 +18,27 @@ from detect.batch import BatchOutput, Poison, Rollup
 from detect.record import Entity, TenantId, canonical_json
 from store.detections import Fenced, MarkMismatch, Snapshot, load_state, write_output
 from store.postgres import detector_transaction, system_transaction, tenant_transaction
+from store.rule_catalogs import rule_hits
+from store.search import EventFilter, get_event, search_events
 from store.shards import claim
+from store.values import iso_time, timestamp
 from tests.postgres.fixtures import Database
-from tests.postgres.outputs import RECEIVED, TIME_NS, event, full_output, incident_id, log_record, normalized, output
+from tests.postgres.outputs import (
+    RECEIVED,
+    TIME_NS,
+    event,
+    fold,
+    full_output,
+    incident_id,
+    log_record,
+    normalized,
+    output,
+)
 
 SHARD = 5
 TABLES = (
     "raw_logs", "events", "incidents", "incident_events", "advisory_queue", "dead_letters", "feature_rollup_1m",
-    "detector_marks", "detector_snapshots",
+    "detector_marks", "detector_snapshots", "event_folds",
 )  # fmt: skip
 
 
@@ -71,6 +85,33 @@ async def test_everything_of_an_output_is_stored_with_the_mark(database: Databas
         text = await tx.connection.fetchval("SELECT record::text FROM raw_logs WHERE position = 2")
     assert counts == dict.fromkeys(TABLES, 1) | {"raw_logs": 3, "events": 3, "incident_events": 3}
     assert text.encode() == canonical_json(first.records[2].record), "the stored text is the hashed text"
+
+
+async def test_repeats_of_an_event_add_up_over_batches_and_are_shown_with_it(database: Database) -> None:
+    tenant = await database.tenant()
+    epoch = await claim_shard(database)
+    records = [normalized(log_record(seq, position)) for seq in (1, 2, 3) for position in (0, 1)]
+    first, other = event(tenant, records[0]), event(tenant, records[0], "r-2")
+    outputs = (
+        output(1, events=(first, other), folds=(fold(first, 1, (records[1],)),)),
+        output(2, folds=(fold(first, 3, (records[2], records[3])),)),
+    )
+    await write(database, tenant, epoch, *outputs)
+    last = msgspec.structs.replace(fold(first, 5, (records[4], records[5])), first_ns=records[1].record.time_ns)
+    await write(database, tenant, epoch, output(3, folds=(last,)))
+    async with tenant_transaction(await database.app(), tenant) as tx:
+        shown = {row["rule_id"]: row for row in (await search_events(tx, EventFilter(), 10)).items}
+        whole = await get_event(tx, first.id)
+        hits = await rule_hits(tx, ["r-1", "r-2"], datetime(2026, 1, 1, tzinfo=UTC))
+    end = iso_time(timestamp(records[5].record.time_ns))
+    assert (shown["r-1"]["repeats"], shown["r-1"]["last_repeat"]) == (5, end)
+    assert (shown["r-2"]["repeats"], shown["r-2"]["last_repeat"]) == (0, None)
+    assert whole is not None
+    assert whole["first_repeat"] == iso_time(timestamp(records[1].record.time_ns))
+    assert whole["repeat_records"] == [str(item.record.ref) for item in records[1:]]
+    assert [item["ref"] for item in whole["repeat_evidence"]] == whole["repeat_records"]
+    assert (hits["r-1"].hits, hits["r-2"].hits) == (6, 1)
+    assert hits["r-1"].last_hit == timestamp(records[5].record.time_ns)
 
 
 async def test_the_same_output_again_changes_nothing(database: Database) -> None:

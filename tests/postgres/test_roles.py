@@ -89,7 +89,8 @@ async def test_the_writer_has_what_is_listed_and_nothing_else(database: Database
         | _rights("journal_heads", "SIU")
         | _rights("ingest_ledger", "SIU")
         | _rights("shard_map", "SIUD")
-        | _rights("rule_sets", "S")
+        | _rights("rule_sets", "SI")
+        | _rights("rule_packs", "SI")
         | _rights("shard_plan", "SIU")
         | _rights("shard_workers", "SIU")
         | _rights("tenant_pins", "SID")
@@ -107,6 +108,11 @@ async def test_the_writer_has_what_is_listed_and_nothing_else(database: Database
             for column in ("tenant_id", "incident_id", "revision", "attempts", "not_before")
         }
         | {("advisory_queue", column, "UPDATE") for column in ("attempts", "not_before")}
+        | {("rule_packs", column, "UPDATE") for column in ("removed_by", "removed_at")}
+        | {
+            ("tenant_rules", column, "SELECT")
+            for column in ("tenant_id", "packs", "used", "digest", "revision", "enforced", "next_expiry")
+        }
     )
 
 
@@ -121,11 +127,12 @@ async def test_the_app_has_what_is_listed_and_nothing_else(database: Database) -
         expected |= _rights(table, "S")
     for span in ("1m", "5m", "1h"):
         expected |= _rights(f"feature_rollup_{span}", "SIU")
-    for table in ("incidents", "detector_snapshots", "detector_marks"):
+    for table in ("incidents", "detector_snapshots", "detector_marks", "event_folds"):
         expected |= _rights(table, "SIU")
     expected |= _rights("detector_snapshots", "D") | _rights("tenant_pins", "S")
     expected |= _rights("legal_holds", "SI") | _rights("journal_pruned", "S")
     expected |= _rights("ingest_ledger", "SD")
+    expected |= _rights("tenant_rules", "SIU") | _rights("rule_packs", "S") | _rights("rule_catalogs", "SI")
     expected |= _rights("ingest_rejections", "SIUD") | _rights("ledger_statements", "SIUD")
     expected |= _rights("signing_keys", "SI") | _rights("signing_nonces", "S")
     assert whole == expected | _rights("advisory_queue", "SIUD")

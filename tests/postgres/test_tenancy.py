@@ -18,6 +18,7 @@ from store.journal import JournalEntry, JournalWriter
 from store.ledger import Rejections, StatementRow, add_rejections, write_statement
 from store.nonces import Nonce, NonceStore
 from store.postgres import system_transaction, tenant_transaction
+from store.rule_choices import read_choice
 from store.shards import claim, pin
 from store.signing_keys import create_signing_key
 from store.tenants import create_key
@@ -28,9 +29,9 @@ from tests.postgres.test_detections import SHARD
 TENANT_TABLES = (
     "tenants", "api_keys", "journal_heads", "journal", "raw_logs", "events", "feature_rollup_1m", "feature_rollup_5m",
     "feature_rollup_1h", "incidents", "incident_events", "advisories", "advisory_queue", "detector_snapshots",
-    "detector_marks", "dead_letters", "audit_log",
+    "detector_marks", "dead_letters", "audit_log", "event_folds",
     "ingest_ledger", "ingest_rejections", "ledger_statements", "signing_keys", "signing_nonces",
-    "tenant_pins", "legal_holds", "journal_pruned",
+    "tenant_pins", "legal_holds", "journal_pruned", "tenant_rules",
 )  # fmt: skip
 
 # A generated column cannot be given a value, so it cannot be planted either.
@@ -47,6 +48,7 @@ async def fill(database: Database) -> TenantId:
         await create_key(tx, "k", ["read"], actor="test")
         await create_signing_key(tx, "web-1", master=1, actor="test")
         await place_hold(tx, "a case", None, None, actor="test")
+        await read_choice(tx)
     superuser = await database.superuser()
     await superuser.execute(
         "INSERT INTO journal_pruned (tenant_id, before_seq, batches, records) VALUES ($1, 1, 0, 0)", tenant

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -15,17 +15,23 @@ from detect.record import Logsource, NormalizedRecord
 from detect.sigma import CompiledMatcher, NaiveMatcher, RuleMatcher, SigmaRule, load_rule_set
 from detect.sigma import classes as value_classes
 from detect.sigma import compiled as compiled_matcher
+from detect.sigma.scanner import FinderShelf
+from detect.sigma.scanner.aho_corasick_finder import AhoCorasickEngine
 from detect.sigma.syntax import Atom, Regex
-from tests.evaluation_data import reader
 from tests.unit.sigma.records import loaded, record, rule_text
 
 Build = Callable[[Sequence[SigmaRule]], RuleMatcher]
-MATCHERS: list[Build] = [NaiveMatcher, CompiledMatcher]
+MATCHERS: dict[str, Build] = {
+    "naive": NaiveMatcher,
+    "compiled": CompiledMatcher,
+    "aho-corasick": lambda rules: CompiledMatcher(rules, FinderShelf(AhoCorasickEngine())),
+}
 
 
-@pytest.fixture(params=MATCHERS, ids=["naive", "compiled"])
+@pytest.fixture(params=list(MATCHERS.values()), ids=list(MATCHERS))
 def build(request: pytest.FixtureRequest) -> Build:
-    return request.param
+    chosen: Build = request.param
+    return chosen
 
 
 def titles(matcher: RuleMatcher, given_record: NormalizedRecord) -> list[str]:
@@ -191,7 +197,7 @@ events = st.lists(
 )
 
 
-@settings(max_examples=250)
+@settings(max_examples=150)
 @given(st.lists(rule(), min_size=1, max_size=5), events)
 def test_both_agree_on_generated_rules_and_records(texts: list[str], fields: list[tuple[dict[str, Any], str]]) -> None:
     rules = load_rule_set([(f"{number}.yml", text) for number, text in enumerate(texts)]).rules
@@ -221,7 +227,7 @@ def test_both_agree_on_keywords(chosen: str, literals: list[str], fields: list[t
 
 
 def test_both_agree_when_caches_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(value_classes, "MAX_CACHED_VALUES", 4)
+    monkeypatch.setattr(value_classes, "MAX_COLUMN_VALUES", 4)
     monkeypatch.setattr(value_classes, "MAX_CLASSES", 6)
     monkeypatch.setattr(compiled_matcher, "MAX_DECISIONS", 3)
     monkeypatch.setattr(compiled_matcher, "MAX_ROUTES", 2)
@@ -233,34 +239,3 @@ def test_both_agree_when_caches_overflow(monkeypatch: pytest.MonkeyPatch) -> Non
             {"f": str(number), "g": str(number % 9)}, logsource=Logsource("test", "", f"service{number % 5}")
         )
         assert compiled.match(given_record) == naive.match(given_record)
-
-
-def _flat_windows_event(event: dict[str, Any]) -> NormalizedRecord:
-    category = {"1": "process_creation", "3": "network_connection", "11": "file_event", "13": "registry_set"}
-    fields = {key: item for key, item in event.items() if not isinstance(item, dict)}
-    number = str(fields.get("EventID", ""))
-    logsource = Logsource("windows", category.get(number, ""), "sysmon" if number in category else "security")
-    return record(fields, logsource=logsource, message=str(fields.get("Message", "")))
-
-
-def _sampled(data: Any, every: int, most: int) -> Iterator[dict[str, Any]]:
-    labels = sorted(data.mordor(), key=lambda label: label["n_events"])
-    events = itertools.chain.from_iterable(label["events"] for label in labels)
-    flat = (event for event in events if isinstance(event, dict) and "EventID" in event)
-    return itertools.islice(flat, 0, every * most, every)
-
-
-@pytest.mark.data
-def test_both_agree_on_real_events_with_all_public_rules() -> None:
-    data = reader()
-    rules = load_rule_set(list(data.sigma_rules())).rules
-    assert len(rules) > 3700
-    naive, compiled = NaiveMatcher(rules), CompiledMatcher(rules)
-    hits = 0
-    for event in _sampled(data, every=83, most=400):
-        given_record = _flat_windows_event(event)
-        found = compiled.match(given_record)
-        assert found == naive.match(given_record)
-        hits += len(found)
-    assert hits > 0
-    assert naive.take_faults() == compiled.take_faults() == []

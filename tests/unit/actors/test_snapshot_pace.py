@@ -18,9 +18,9 @@ def test_a_cheap_snapshot_is_taken_when_the_plan_asks_or_a_replay_would_be_long(
 
 
 def test_a_dear_one_waits_until_the_judging_was_worth_it_whoever_asks() -> None:
-    pace = SnapshotPace(cost_s=2.0)
+    pace = SnapshotPace(cost_s=3.5)
     assert pace.dear
-    pace.judged(500, 3.9)
+    pace.judged(500, 3.4)
     assert not pace.due(asked=True) and not pace.due(asked=False)
     pace.judged(1, 0.1)
     assert pace.due(asked=False)

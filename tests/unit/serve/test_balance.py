@@ -151,7 +151,7 @@ def play(steps: list) -> Sender:
     return sender
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(STEPS)
 def test_lost_requests_lost_answers_retries_and_restarts_balance(steps: list) -> None:
     sender = play(steps)

@@ -1,60 +1,141 @@
-"""Value classes: whatever the index and the caches do, a class holds exactly the atoms that are true of the value."""
+"""Value classes: whatever the caches do, a column gives every value the class of exactly the atoms true of it."""
 
 from __future__ import annotations
 
-from hypothesis import example, given
+from typing import Any
+
+import pytest
+from hypothesis import given
 from hypothesis import strategies as st
 
-from detect.sigma.classes import FieldClasses
-from detect.sigma.syntax import Atom, Pattern, Regex
-from detect.sigma.values import atom_holds
+from detect.sigma import classes
+from detect.sigma.classes import CacheBudget, ClassTable, Column
+from detect.sigma.scanner import FieldScanner, FinderShelf
+from detect.sigma.syntax import Atom
+from detect.sigma.values import atom_holds, texts_of
 
-FRAGMENTS = ["a", "Ab", "abcd", "ABCD", "bcdA", "é", "Σ", "İ", "5", "."]
-texts = st.lists(st.sampled_from(FRAGMENTS), max_size=4).map("".join)
-
-
-@st.composite
-def string_atoms(draw: st.DrawFn) -> Atom:
-    operator = draw(st.sampled_from(["equals", "contains", "startswith", "endswith"]))
-    cased = draw(st.booleans())
-    literal = draw(texts.filter(bool))
-    return Atom("f", operator, literal if cased else literal.lower(), cased)
-
-
-@st.composite
-def pattern_atoms(draw: st.DrawFn) -> Atom:
-    pieces = st.lists(texts.filter(bool).map(str.lower) | st.integers(1, 2), max_size=2).map(tuple)
-    return Atom("f", "pattern", Pattern(tuple(draw(st.lists(pieces, min_size=2, max_size=4)))))
+ATOMS = {
+    0: Atom("f", "contains", "ab"),
+    1: Atom("f", "equals", "true"),
+    2: Atom("f", "number", 1),
+    3: Atom("f", "present"),
+    4: Atom("f", "equals", "1e+15"),
+    5: Atom("f", "startswith", "5"),
+}
 
 
-other_atoms = st.sampled_from(
-    [
-        Atom("f", "present"),
-        Atom("f", "number", 5),
-        Atom("f", "gte", 5),
-        Atom("f", "regex", Regex("b.d", "i")),
-        Atom("f", "regex", Regex("^A", "")),
-        Atom("f", "cidr", "10.0.0.0/8"),
-    ]
+class Reading:
+    """Someone who looks values up."""
+
+    def __init__(self) -> None:
+        self.records = 0
+
+
+def column(table: ClassTable) -> tuple[Column, Reading]:
+    made, reading = Column(FieldScanner(ATOMS, FinderShelf()).truths, table, CacheBudget()), Reading()
+    made.read_by(reading)
+    return made, reading
+
+
+def expected(value: Any) -> set[int]:
+    return {number for number, atom in ATOMS.items() if any(atom_holds(atom, text) for text in texts_of(value))}
+
+
+scalars = (
+    st.none() | st.booleans() | st.integers(-2, 60) | st.floats() | st.sampled_from(["", "ab", "xAB", "true", "1"])
 )
-values = texts | st.sampled_from(["5", "5.0", "10.1.2.3", "abcd" * 600])
+odd_numbers = st.sampled_from([10**15, 1e15, 2**80, -(2**80), 10**5000, 5.0, 50])
 
 
-@given(st.lists(string_atoms() | pattern_atoms() | other_atoms, min_size=1, max_size=12), st.lists(values, max_size=8))
-@example([Atom("f", "contains", "abcd")], ["xABCDx"])
-@example([Atom("f", "contains", "abc"), Atom("f", "contains", "abcde")], ["xABCx", "abcdef"])
-@example([Atom("f", "startswith", "ab"), Atom("f", "endswith", "ab")], ["ABx", "xAB", "ab"])
-def test_a_class_holds_exactly_what_is_true(atoms: list[Atom], given_values: list[str]) -> None:
-    numbered = list(enumerate(atoms))
-    classes = FieldClasses(numbered)
-    for value in [*given_values, *given_values]:
-        expected = {number for number, atom in numbered if atom_holds(atom, value)}
-        assert classes.truths(classes.class_of_text(value)) == expected
+@given(st.lists(scalars | odd_numbers | st.lists(scalars, max_size=3), max_size=12))
+def test_a_class_holds_exactly_what_is_true_in_any_order_of_values(values: list[Any]) -> None:
+    table = ClassTable({})
+    looked_up, _ = column(table)
+    for value in [*values, *values]:
+        number = looked_up.class_of(value) if isinstance(value, list) else looked_up[value]
+        assert table.truths(number) == expected(value)
 
 
-@given(st.lists(string_atoms(), min_size=1, max_size=6), st.lists(texts, max_size=4))
-def test_a_list_has_the_truths_of_all_its_elements(atoms: list[Atom], elements: list[str]) -> None:
-    numbered = list(enumerate(atoms))
-    classes = FieldClasses(numbered)
-    expected = {number for number, atom in numbered if any(atom_holds(atom, element) for element in elements)}
-    assert classes.truths(classes.class_of(list(elements))) == expected
+def test_a_missing_value_is_of_the_empty_class_whatever_is_forgotten() -> None:
+    looked_up, _ = column(ClassTable({}))
+    for forget in (looked_up.age, looked_up.forget):
+        forget()
+        assert looked_up[None] == 0
+        assert len(looked_up) == 1
+
+
+def test_memory_is_bounded_by_entries_and_by_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classes, "MAX_COLUMN_VALUES", 100)
+    looked_up, _ = column(ClassTable({}))
+    for number in range(1000):
+        assert looked_up[f"value {number}"] == looked_up[f"value {number}"]
+        assert len(looked_up) <= 102
+    monkeypatch.setattr(classes, "MAX_GENERATION_BYTES", 20_000)
+    looked_up, _ = column(ClassTable({}))
+    for number in range(1000):
+        looked_up[f"{number} " + "x" * 1000]
+        assert len(looked_up) <= 22
+
+
+def test_long_values_are_looked_at_each_time_and_not_remembered() -> None:
+    table = ClassTable({})
+    looked_up, _ = column(table)
+    text = "x" * 20_000 + "ab"
+    assert table.truths(looked_up[text]) == {0, 3}
+    assert text not in looked_up
+
+
+def test_a_field_whose_values_never_come_again_is_not_remembered_for_a_while() -> None:
+    looked_up, reading = column(ClassTable({}))
+    for number in range(classes._WINDOW):
+        reading.records += 1
+        looked_up[f"never again {number}"]
+    assert len(looked_up) == 1
+    looked_up["ab"]
+    assert "ab" not in looked_up
+
+
+def test_a_field_that_repeats_now_and_then_stays_remembered() -> None:
+    looked_up, reading = column(ClassTable({}))
+    for number in range(classes._WINDOW + 10):
+        reading.records += 3
+        looked_up[f"new {number}"]
+    assert len(looked_up) > classes._WINDOW
+
+
+def test_candidates_are_the_rules_that_have_a_witness_in_the_class() -> None:
+    table = ClassTable({1: (4, 2), 2: (2, 9)})
+    assert table.candidates(table.number(frozenset({1, 2, 3}))) == (2, 4, 9)
+    assert table.candidates(table.number(frozenset({3}))) == ()
+    assert table.number(frozenset()) == 0
+
+
+def test_a_table_that_is_full_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classes, "MAX_CLASSES", 3)
+    table = ClassTable({})
+    said = [table.is_full]
+    table.number(frozenset({1}))
+    table.number(frozenset({2}))
+    said.append(table.is_full)
+    table.forget()
+    assert [*said, table.is_full] == [False, True, False]
+
+
+def test_many_columns_age_together_and_each_remembers_its_last_generation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classes, "MAX_GENERATION_BYTES", 400_000)
+    table, budget, looked_at = ClassTable({}), CacheBudget(), []
+    scanner = FieldScanner(ATOMS, FinderShelf())
+
+    def truths(text: str) -> frozenset[int]:
+        looked_at.append(text)
+        return scanner.truths(text)
+
+    columns = [Column(truths, table, budget) for _ in range(2000)]
+    for made in columns:
+        made["ab"]
+    while len(columns[1]) == 2:
+        columns[0][f"new {len(looked_at)}"]
+    assert {len(made) for made in columns[1:]} == {1}
+    before = len(looked_at)
+    assert {table.truths(made["ab"]) for made in columns} == {frozenset({0, 3})}
+    assert len(looked_at) == before

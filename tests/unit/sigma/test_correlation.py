@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from collections.abc import Iterable
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from detect.event import DetectionEvent
 from detect.record import Entity, NormalizedRecord
 from detect.sigma import SigmaDetector
-from detect.sigma import correlation as correlation_module
+from detect.sigma.correlation import CorrelationState, Signal
 from tests.unit.sigma.records import SECOND, T0, TENANT, loaded, record, rule_text
 
 FAIL = rule_text("a: {kind: fail}\ncondition: a", title="Failure", extra="name: fail")
@@ -32,6 +33,10 @@ def three_failures(extra: str = "", group: str = "src_ip") -> str:
 
 def seen(kind: str, at: float, position: int, source: str = "192.0.2.7", **fields: str) -> NormalizedRecord:
     return record({"kind": kind, "src_ip": source, **fields}, message=f"{kind} {position}", at=at, position=position)
+
+
+def signal(source: str, item: NormalizedRecord) -> Signal:
+    return Signal(source, item.record.time_ns, item.record.ref, item, (), (), {})
 
 
 def run(detector: SigmaDetector, records: Iterable[NormalizedRecord]) -> list[DetectionEvent]:
@@ -177,19 +182,50 @@ def test_evidence_of_many_keeps_the_first_and_the_last() -> None:
     assert event.matched["count"] == 100
 
 
-def test_groups_are_bounded_and_evictions_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    state = correlation_module.CorrelationState(loaded(FAIL, three_failures()).correlations[0], "x", max_groups=10)
+def test_groups_are_bounded_and_evictions_are_counted() -> None:
+    state = CorrelationState(loaded(FAIL, three_failures()).correlations[0], "x", max_groups=10)
     for n in range(100):
-        signal = correlation_module.Signal("fail", seen("fail", n, n, source=f"host{n}"), (), (), {})
-        state.observe(signal, 0)
+        state.observe(signal("fail", seen("fail", n, n, source=f"host{n}")), 0)
     assert (state.group_count, state.evicted) == (10, 90)
+
+
+@given(hosts=st.lists(st.integers(0, 7), max_size=80), cut=st.integers(0, 80), room=st.integers(1, 5))
+def test_the_group_that_goes_is_the_one_touched_longest_ago_also_after_a_restart(
+    hosts: list[int], cut: int, room: int
+) -> None:
+    rule = loaded(FAIL, three_failures()).correlations[0]
+    state, order = CorrelationState(rule, "x", max_groups=room), OrderedDict[str, None]()
+    evicted = 0
+    for place, number in enumerate(hosts):
+        if place == cut:
+            saved = json.loads(json.dumps(state.snapshot()))
+            state = CorrelationState(rule, "x", max_groups=room)
+            state.restore(saved)
+        host = f"host{number}"
+        state.observe(signal("fail", seen("fail", place, place, source=host)), 0)
+        order[host] = None
+        order.move_to_end(host)
+        if len(order) > room:
+            order.popitem(last=False)
+            evicted += 1
+        assert [group[0] for group in state.snapshot()["groups"]] == [(name,) for name in order]
+    assert state.evicted == evicted
+
+
+def test_a_field_without_a_name_is_no_group_of_several_parts() -> None:
+    body = "type: event_count\nrules: [fail]\ngroup-by: [src_ip, user]\ntimespan: 60s\ncondition: {gte: 1}"
+    rule = loaded(FAIL, correlation(body)).correlations[0]
+    odd = record({"kind": "fail", "": "a", "src_ip": "192.0.2.1", "user": "b"}, at=0, position=0)
+    firing = CorrelationState(rule, "x").observe(signal("fail", odd), 0)
+    assert firing is not None
+    assert firing.group == {"src_ip": "192.0.2.1", "user": "b"}
 
 
 def test_contributions_are_bounded_even_in_one_flooding_group() -> None:
     rules = loaded(FAIL, three_failures())
-    state = correlation_module.CorrelationState(rules.correlations[0], "x", max_contributions=100)
+    state = CorrelationState(rules.correlations[0], "x", max_contributions=100)
     for n in range(5000):
-        state.observe(correlation_module.Signal("fail", seen("fail", n / 1000, n), (), (), {}), 0)
+        state.observe(signal("fail", seen("fail", n / 1000, n)), 0)
     assert len(state.snapshot()["groups"][0][3]) <= 100
     assert state.evicted == 0
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detect.record import Logsource
-from detect.sigma import load_rule_set
+from detect.sigma import load, load_rule_set
 from detect.sigma.load import MAX_SOURCE_CHARACTERS
 from tests.unit.sigma.records import loaded, rule_text
 
@@ -42,7 +42,7 @@ def test_a_rule_carries_its_metadata() -> None:
     ("text", "line", "reason"),
     [
         ("title: X\n  bad: [", 2, "not valid YAML"),
-        ("title: X\ntitle: Y\n", None, "Duplicate key"),
+        ("title: X\ntitle: Y\n", 2, "Duplicate key"),
         ("- a\n- b\n", None, "must be a YAML map"),
         ("title: X\ndetection: {a: {f: 1}, condition: a}\n", 1, "log source"),
         ("title: X\nlogsource: {product: linux}\n", 1, "detection"),
@@ -56,15 +56,32 @@ def test_a_rule_carries_its_metadata() -> None:
         (rule_text("off: {f: x}\ncondition: off"), 1, "put it in quotes"),
         (rule_text("a:\n  f|base64: 'a*'\ncondition: a"), 5, "wildcards"),
         (rule_text("a:\n  f|cidr: nonet\ncondition: a"), 5, "CIDR"),
-        (rule_text("a:\n  f|hour: 5\ncondition: a"), 5, "time modifiers"),
-        (rule_text("a:\n  f|hour|gte: 5\ncondition: a"), 5, "time modifiers"),
+        (rule_text("a:\n  f|hour: 25\ncondition: a"), 5, "between 0 and 23"),
+        (rule_text("a: {f: x}\ncondition: a or"), 6, "lacks an operand"),
+        (rule_text("a: {f: x}\ncondition: a a"), 6, "operator is missing"),
+        (rule_text("a: {f: x}\ncondition: (a"), 6, "parenthesis"),
+        (rule_text("a: {f: x}\ncondition: 2 of a*"), 6, "1 of"),
+        (rule_text("a: {f: x}\ncondition: " + "(" * 60 + "a" + ")" * 60), 6, "nested more than"),
+        (rule_text("a: {f: x}\ncondition: a or not a"), 6, "always true"),
+        (rule_text("a: {f: x}\ncondition: []"), 4, "at least one condition"),
+        (rule_text("a: {f: x}\ncondition: 5"), 6, "must be a text"),
+        (rule_text("a: {}\ncondition: a"), 5, "empty"),
+        (rule_text("a: {f|re: 5}\ncondition: a"), 5, "must be a text"),
+        (rule_text("a: {f|re: '(a{500}){500}'}\ncondition: a"), 5, "repetition"),
+        (rule_text("a:\n  f|re: '" + "a" * 20_000 + "'\ncondition: a"), 5, "longer than"),
+        (rule_text("a:\n  f: [" + ",".join(map(str, range(30_000))) + "]\ncondition: a"), 7, "more than 20000 values"),
         (rule_text("a:\n  f|windash: '-a -b -c -d'\ncondition: a"), 5, "windash"),
         (rule_text("a: {f: x}\ncondition: a", extra="id: not-a-uuid"), 3, "UUID"),
         (rule_text("a: {f: x}\ncondition: a", extra="level: awful"), 3, "level"),
         ("action: global\ntitle: X\n", 1, "action"),
-        ("title: X\nlogsource: {product: test}\nfilter: {rules: [a]}\n", 1, "filters"),
+        ("title: X\nlogsource: {product: test}\nfilter: {rules: [a]}\n", 3, "condition"),
         ("title: X\n" + "#" * MAX_SOURCE_CHARACTERS, None, "longer than"),
-        ("title: X\nlogsource: {product: test}\ndetection: " + "[" * 20_000, None, ""),
+        ("title: X\nlogsource: {product: test}\ndetection: " + "[" * 500_000, 3, "nested more than"),
+        ("title: X\nlogsource: {product: test}\ndetection:\n  " + "- " * 400_000 + "x", 4, "nested more than"),
+        ("title: X\ndetection: caf\udce9\n", None, "not valid YAML"),
+        ("title: X\ndetection: \x00\n", None, "not valid YAML"),
+        ("title: X\nlogsource: {product: 5}\ndetection: {a: {f: 1}, condition: a}\n", 2, "must be a text"),
+        ("title: X\nlogsource: {definition: x}\ndetection: {a: {f: 1}, condition: a}\n", 2, "says nothing"),
     ],
 )
 def test_a_bad_document_is_named_with_line_and_reason_and_the_others_load(
@@ -87,9 +104,11 @@ def test_a_good_document_beside_a_bad_one_in_the_same_file_loads() -> None:
 
 
 def test_a_rule_with_placeholders_is_inert_and_listed_with_what_it_lacks() -> None:
-    rules = load_rule_set([("p.yml", rule_text("a:\n  f|expand: '%Admins%'\ncondition: a"))])
+    text = rule_text("a:\n  f|expand: '%Admins%'\nb:\n  g|expand: ['%Other%', '%Admins%']\ncondition: a and b")
+    rules = load_rule_set([("p.yml", text)])
     assert rules.rules == ()
-    assert rules.errors[0].reason == "inert: no values are given for %Admins%"
+    assert rules.errors[0].reason == "inert: no values are given for %Admins%, %Other%"
+    assert rules.errors[0].line == 5
 
 
 def test_yaml_that_expands_without_end_is_refused() -> None:
@@ -107,7 +126,45 @@ def test_of_equal_ids_the_first_path_wins_and_the_other_is_named() -> None:
     other = GOOD.replace("Good", "Other")
     rules = load_rule_set([("b.yml", other), ("a.yml", GOOD)])
     assert [rule.title for rule in rules.rules] == ["Good"]
-    assert (rules.errors[0].path, "same id" in rules.errors[0].reason) == ("b.yml", True)
+    assert (rules.errors[0].path, rules.errors[0].line) == ("b.yml", 3)
+    assert rules.errors[0].reason == "another rule loaded before has the same id: a.yml:1"
+
+
+def test_an_id_is_the_same_in_capitals_and_braces() -> None:
+    rules = load_rule_set([("b.yml", GOOD.replace("5f1f0ad4", "5F1F0AD4")), ("a.yml", GOOD)])
+    assert [rule.id for rule in rules.rules] == ["5f1f0ad4-6b9f-4f7e-8a55-0b0f4a8f7c01"]
+    assert "same id" in rules.errors[0].reason
+
+
+def test_a_rule_that_asks_for_no_value_is_in_force_and_named() -> None:
+    rules = load_rule_set([("x.yml", rule_text("a: {f: x}\ncondition: not a")), ("y.yml", GOOD)])
+    assert len(rules.rules) == 2 and rules.errors == ()
+    (warning,) = rules.warnings
+    assert (warning.path, "nearly every record" in warning.reason) == ("x.yml", True)
+
+
+def test_a_rule_set_beyond_the_bound_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "MAX_DOCUMENTS", 10)
+    rules = load_rule_set([(f"{n:03}.yml", rule_text("a: {f: x}\ncondition: a")) for n in range(40)])
+    assert len(rules.rules) == 10
+    assert [(error.path, error.reason) for error in rules.errors] == [
+        ("010.yml", "the rule set has more than 10 documents: none is read from here on")
+    ]
+
+
+def test_a_source_of_nothing_but_faults_is_given_up() -> None:
+    faults = "---\n".join([rule_text("a: {f|nosuch: 1}\ncondition: a")] * 300)
+    rules = load_rule_set([("bad.yml", faults), ("worse.yml", "- a\n---\n" * 300), ("good.yml", GOOD)])
+    assert [rule.title for rule in rules.rules] == ["Good"]
+    assert len(rules.errors) == 202
+    assert sum("not read" in error.reason for error in rules.errors) == 2
+
+
+def test_merge_keys_cannot_multiply() -> None:
+    keys = ", ".join(f"k{n}: 1" for n in range(900))
+    text = f"a: &a {{{keys}}}\n" + "".join(f"b{n}: {{<<: *a}}\n" for n in range(20_000))
+    (error,) = load_rule_set([("x.yml", text)]).errors
+    assert "more than 100 merges" in error.reason and error.line == 102
 
 
 def test_the_digest_depends_on_content_and_not_on_order() -> None:
@@ -122,30 +179,6 @@ def test_the_version_follows_what_is_judged_and_not_the_tests() -> None:
     (with_tests,) = loaded(GOOD + "tests: {positive: [x]}\n").rules
     (changed,) = loaded(GOOD.replace("f: x", "f: y")).rules
     assert plain.version == with_tests.version != changed.version
-
-
-@pytest.mark.parametrize(
-    ("body", "reason"),
-    [
-        ("type: event_count, rules: [base], timespan: 1m, condition: {lte: 3}", "window closes"),
-        ("type: event_count, rules: [base], timespan: 1m, condition: {eq: 3}", "window closes"),
-        ("type: event_count, rules: [base], timespan: 1m, condition: {gte: 1, lte: 3}", "exactly one condition item"),
-        ("type: event_count, rules: [base], timespan: 1m, condition: {gte: 0}", "between 1 and"),
-        ("type: event_count, rules: [base], timespan: 90, condition: {gte: 3}", "90"),
-        ("type: value_avg, rules: [base], timespan: 1m, condition: {gte: 3, field: f}", "value_avg"),
-        ("type: value_count, rules: [base], timespan: 1m, condition: {gte: 3}", "field"),
-        ("type: temporal, rules: [base], timespan: 1m, condition: base and not base", "not supported"),
-        ("type: event_count, rules: [nothere], timespan: 1m, condition: {gte: 3}", "nothere"),
-        ("type: event_count, rules: [loop], timespan: 1m, condition: {gte: 3}", "refers to itself"),
-    ],
-)
-def test_a_correlation_that_cannot_be_judged_soundly_is_named(body: str, reason: str) -> None:
-    base = rule_text("a: {f: x}\ncondition: a", extra="name: base")
-    correlation = f"title: Loop\nname: loop\nid: 6f1f0ad4-6b9f-4f7e-8a55-0b0f4a8f7c02\ncorrelation: {{{body}}}\n"
-    rules = load_rule_set([("base.yml", base), ("correlation.yml", correlation)])
-    assert len(rules.rules) == 1 and rules.correlations == ()
-    (error,) = rules.errors
-    assert error.path == "correlation.yml" and reason in error.reason
 
 
 @given(st.text(max_size=200) | st.binary(max_size=200).map(lambda b: b.decode("latin-1")))

@@ -26,7 +26,10 @@ from tests.evaluation_data import reader
 from tests.unit.sigma.records import SECOND, T0, TENANT
 
 DOCUMENTS = [
-    (path, document) for path, text in starter_pack() for document in yaml.safe_load_all(text) if document is not None
+    (path, document)
+    for path, text in starter_pack()
+    for document in yaml.load_all(text, yaml.CSafeLoader)
+    if document is not None
 ]
 RULES = [document for _, document in DOCUMENTS if "detection" in document]
 CORRELATIONS = [document for _, document in DOCUMENTS if "correlation" in document]

@@ -1,0 +1,116 @@
+"""Keywords, which are sought in every text of a record: found by one pass over all of its values together.
+
+The values are packed one after the other as UTF-8 (MessagePack, which escapes nothing) and scanned without regard to
+the case of ASCII letters. That finds a little too much, such as the name of a field, so what is found is judged again
+on the texts themselves; it never finds too little.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import msgspec
+
+from detect.record import NormalizedRecord
+from detect.sigma.regex_literals import required_texts
+from detect.sigma.scanner.engine import FinderShelf
+from detect.sigma.scanner.field_scanner import MAX_LITERAL_BYTES, NumberedAtoms
+from detect.sigma.scanner.finder import AnchoredLiteral
+from detect.sigma.syntax import Atom, Pattern, Regex
+from detect.sigma.values import atom_holds, searchable_texts, texts_of
+
+_BETWEEN = "\x00"
+_NONE: frozenset[int] = frozenset()
+_ASCII_RUN = re.compile("[\x01-\x7f]+")
+# ASCII letters in lower case, or to a regular expression that ignores case: a record with one is judged the long way.
+_FOLDED = tuple(letter.encode() for letter in ("\u212a", "\u0130", "\u017f"))
+_FOLDED_NUMBER = (1 << 31) - 1
+_OF_NUMBERS = frozenset("0123456789.+-e")
+_WORDS_OF_NUMBERS = ("true", "false", "inf", "nan")
+
+
+class KeywordScanner:
+    """`truths` of a record: the numbers of the keywords of which some text of the record is a witness."""
+
+    def __init__(self, atoms: NumberedAtoms, shelf: FinderShelf) -> None:
+        """Every atom must be one that `atom_holds` can judge and that raises for no text."""
+        self._atoms = dict(atoms)
+        self._whole = {number: atom.literal for number, atom in atoms.items() if _is_whole(atom)}
+        self._unaided: list[int] = []
+        self._of_numbers: list[tuple[int, str]] = []
+        literals: list[AnchoredLiteral] = []
+        for number, atom in atoms.items():
+            pieces = _pieces(atom)
+            if not pieces:
+                self._unaided.append(number)
+            for piece in pieces:
+                literals.append(AnchoredLiteral(number, piece.encode("ascii"), "within"))
+                if _OF_NUMBERS.issuperset(piece) or any(piece in word for word in _WORDS_OF_NUMBERS):
+                    self._of_numbers.append((number, piece))
+        if literals:
+            literals += [AnchoredLiteral(_FOLDED_NUMBER, letter, "within") for letter in _FOLDED]
+        self._finder = shelf.finder(literals, caseless=True)
+        self._encode = msgspec.msgpack.Encoder().encode_into
+        self._buffer = bytearray()
+
+    def truths(self, record: NormalizedRecord) -> frozenset[int]:
+        """The numbers of the keywords that are true of the record: of its line, or of a value."""
+        try:
+            text = record.own_text
+            self._encode((text, record.fields) if text else record.fields, self._buffer)
+        except (ValueError, OverflowError, TypeError, RecursionError):
+            # A lone surrogate, or a number that MessagePack does not know: there is only the long way.
+            return self._judged(set(self._atoms), list(searchable_texts(record)))
+        found = set(self._finder.find(self._buffer))
+        if found and _FOLDED_NUMBER in found:
+            found = set(self._atoms)
+        found.update(self._unaided)
+        if self._of_numbers:
+            self._add_numeric(record, found)
+        return self._judged(found, list(searchable_texts(record))) if found else _NONE
+
+    def _add_numeric(self, record: NormalizedRecord, found: set[int]) -> None:
+        """Numbers are packed as numbers, and their texts are made here."""
+        others = [value for value in record.fields.values() if value.__class__ is not str]
+        texts = _BETWEEN.join(text for value in others for text in texts_of(value))
+        found.update(number for number, piece in self._of_numbers if piece in texts)
+
+    def _judged(self, found: set[int], texts: Sequence[str]) -> frozenset[int]:
+        lowered = _BETWEEN.join(texts).lower()
+        return frozenset(number for number in found if self._is_true(number, texts, lowered))
+
+    def _is_true(self, number: int, texts: Sequence[str], lowered: str) -> bool:
+        literal = self._whole.get(number)
+        if isinstance(literal, str):
+            return literal in lowered
+        atom = self._atoms[number]
+        return any(atom_holds(atom, text) for text in texts)
+
+
+def _is_whole(atom: Atom) -> bool:
+    """Whether the atom is true of a text exactly when its literal is in the lower case of all texts together."""
+    literal = atom.literal
+    return (
+        atom.operator == "contains"
+        and not atom.cased
+        and isinstance(literal, str)
+        and literal != ""
+        and _BETWEEN not in literal
+    )
+
+
+def _pieces(atom: Atom) -> list[str]:
+    """ASCII texts of which one is in the lower case of a text that the keyword is true of; none: not known."""
+    literal = atom.literal
+    if isinstance(literal, Regex):
+        return sorted(text[:MAX_LITERAL_BYTES] for text in required_texts(literal))
+    if isinstance(literal, Pattern):
+        texts = [piece for segment in literal.segments for piece in segment if isinstance(piece, str)]
+    elif isinstance(literal, str) and atom.operator in ("equals", "contains", "startswith", "endswith"):
+        texts = [literal]
+    else:
+        return []
+    # Lower case of letters beyond ASCII can depend on their neighbours; ASCII letters keep theirs.
+    best = max((run for text in texts for run in _ASCII_RUN.findall(text)), key=len, default="")
+    return [best.lower()[:MAX_LITERAL_BYTES]] if best else []

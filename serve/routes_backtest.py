@@ -1,0 +1,86 @@
+"""POST /api/rules/backtest: what rules would have said about the past, before anybody enables them.
+
+The answer is newline-delimited JSON: a line `start`, lines `progress`, and one line `result` or `error`. Closing the
+connection ends it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import StreamingResponse
+from pydantic import AwareDatetime, ConfigDict, Field, ValidationError
+
+from actors.backtest import BacktestRequest
+from actors.replay import Line
+from serve.auth import Authenticator
+from serve.errors import WireError
+from serve.ingest.body import read_body
+from serve.openapi import refusals
+from serve.replay_stream import ReplayStreams
+from serve.routes_replay import RuleFile
+from serve.schemas import Model
+
+_LARGEST_BODY = 16 * 2**20
+_REFUSALS = {
+    409: "A replay of this tenant is under way, or what it needs has been pruned.",
+    422: "The time or the rules cannot be used; the detail names file, line and reason.",
+    429: "Too many replays are under way; Retry-After says when to come back.",
+}
+
+StartBacktest = Callable[[BacktestRequest], AsyncGenerator[Line, None]]
+
+
+class BacktestModel(Model):
+    """Which rules, in place of those with the same ids, on what was received in [since, until)."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"rules": [{"name": "my.yml", "text": "title: ..."}], "since": "2026-03-01T00:00:00Z"}]
+        },
+    )
+
+    rules: Annotated[list[RuleFile], Field(min_length=1, max_length=5000)]
+    since: AwareDatetime
+    until: AwareDatetime | None = None
+
+
+def backtest_routes(
+    authenticator: Authenticator, start: StartBacktest, max_batches: int, rule_cache: str = ""
+) -> APIRouter:
+    """Backtests, for a tenant's key with the scope read: nothing is changed."""
+    router = APIRouter(prefix="/api/rules", tags=["rules"])
+    streams = ReplayStreams()
+
+    @router.post(
+        "/backtest",
+        responses=refusals(_REFUSALS) | {200: {"content": {"application/x-ndjson": {}}}},
+        openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _schema()}}}},
+    )
+    async def backtest(request: Request) -> StreamingResponse:
+        """Judges the past again with these rules on top, in memory; says per rule and day what is new or lost."""
+        tenant, _ = await authenticator.tenant_principal(request.headers, "read")
+        asked = _asked(await read_body(request.stream(), _LARGEST_BODY))
+        rules = tuple((file.name, file.text) for file in asked.rules)
+        wanted = BacktestRequest(tenant, rules, asked.since, asked.until, max_batches, rule_cache=rule_cache)
+        return await streams.answer(lambda: start(wanted))
+
+    return router
+
+
+def _schema() -> dict[str, Any]:
+    """The schema of the body, which is read here within a limit and not by the framework, in one piece."""
+    schema = BacktestModel.model_json_schema()
+    schema["properties"]["rules"]["items"] = schema.pop("$defs")["RuleFile"]
+    return schema
+
+
+def _asked(body: bytes) -> BacktestModel:
+    try:
+        return BacktestModel.model_validate_json(body)
+    except ValidationError as error:
+        parts = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors(include_url=False)]
+        raise WireError(422, "; ".join(parts)[:1000]) from error
