@@ -1,7 +1,6 @@
 """`python -m bench [PART]`: measures, prints the table, keeps bench/results/latest.json.
 
-The parts: ingest and footprint on one fresh system; copy_rows, tenants, sigma, hunt, fairness and nodes each by a
-command of its own.
+The parts: ingest and footprint on one fresh system; each of the others by a command of its own.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from bench.system import running_system
 from cluster.llm_setup import llm_support
 
 # Each starts what it needs and keeps its own figures; some must be the first to import Ray.
-_APART = ("copy_rows", "tenants", "sigma", "hunt", "fairness", "nodes")
+_APART = ("copy_rows", "tenants", "sigma", "hunt", "sigma_system", "fairness", "nodes")
 
 
 def main() -> int:

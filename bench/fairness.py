@@ -11,17 +11,11 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-import httpx
 
 from bench.figures import Figure, keep
 from bench.load import LoadResult, export_request, percentile, send_load
-from bench.system import System, running_system
+from bench.system import System, new_tenant, running_system
 
 COMMAND = "python -m bench.fairness"
 _QUIET_RECORDS, _QUIET_PER_S = 10, 5.0
@@ -53,8 +47,8 @@ class Phase:
 
 def measure(system: System, seconds: float) -> list[Phase]:
     """The quiet tenant alone, beside a neighbour over its quota, and beside one that saturates within its weight."""
-    with _admin(system) as admin:
-        quiet, noisy = _tenant(admin, "quiet"), _tenant(admin, "noisy")
+    with system.administrator() as admin:
+        quiet, noisy = new_tenant(admin, "quiet", "ingest"), new_tenant(admin, "noisy", "ingest")
         _load(system, quiet, 2.0, "warm")
         alone = Phase("alone", *_load(system, quiet, seconds, "alone"), {})
         limit = {"records_per_s": _NOISE_QUOTA, "burst_s": 1}
@@ -112,23 +106,6 @@ def _noise(url: str, key: str, seconds: float, run: str) -> dict[str, float]:
         "refused": load.refused,
         "answers a second": (load.requests + load.refused) / seconds,
     }
-
-
-@contextmanager
-def _admin(system: System) -> Iterator[httpx.Client]:
-    arguments = system.process.cmdline()
-    folder = Path(arguments[arguments.index("--data-dir") + 1])
-    key = json.loads((folder / "client.json").read_bytes())["admin_key"]
-    with httpx.Client(base_url=system.base_url, headers={"Authorization": f"Bearer {key}"}, timeout=60) as client:
-        yield client
-
-
-def _tenant(admin: httpx.Client, name: str) -> str:
-    admin.post("/api/admin/tenants", json={"name": name}).raise_for_status()
-    made: dict[str, Any] = admin.post(
-        f"/api/admin/tenants/{name}/keys", json={"label": "bench", "scopes": ["ingest"]}
-    ).json()
-    return str(made["key"])
 
 
 def main() -> None:
