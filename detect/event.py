@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from hashlib import sha1
 from typing import Any, Literal, assert_never
-from uuid import UUID, uuid5
+from uuid import UUID
 
 import msgspec
 
@@ -13,7 +15,7 @@ EventKind = Literal["rule", "correlation", "anomaly", "ioc", "yara", "hybrid"]
 Severity = Literal["informational", "low", "medium", "high", "critical"]
 SEVERITIES: tuple[Severity, ...] = ("informational", "low", "medium", "high", "critical")
 
-_EVENT_NAMESPACE = UUID("6f1a7f0e-53a0-5d2e-9f6b-2f6a1c0e7d11")
+_NAMESPACE_BYTES = UUID("6f1a7f0e-53a0-5d2e-9f6b-2f6a1c0e7d11").bytes
 
 
 class Evidence(msgspec.Struct, frozen=True):
@@ -61,9 +63,15 @@ def event_id(tenant: TenantId, detector: str, rule_id: str, cause: RecordRef, ex
 
     `extra` tells apart events that one record causes for one rule, such as a window or a group.
     """
-    name = "\x1f".join((str(tenant), detector, rule_id, str(cause), extra))
-    # A sender's text may hold lone surrogates, which UTF-8 cannot encode.
-    return uuid5(_EVENT_NAMESPACE, name.encode("utf-8", "backslashreplace").decode("utf-8"))
+    name = f"{_text_of(tenant)}\x1f{detector}\x1f{rule_id}\x1f{cause.seq}-{cause.position}\x1f{extra}"
+    # What uuid5 does, in half the time. A sender's text may hold lone surrogates, which UTF-8 cannot encode.
+    named = sha1(_NAMESPACE_BYTES + name.encode("utf-8", "backslashreplace"), usedforsecurity=False)
+    return UUID(bytes=named.digest()[:16], version=5)
+
+
+@lru_cache(maxsize=1024)
+def _text_of(tenant: TenantId) -> str:
+    return str(tenant)
 
 
 def severity_rank(severity: Severity) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, NewType, Protocol
 from uuid import UUID
@@ -89,11 +90,16 @@ class Logsource(NamedTuple):
     service: str = ""
 
 
+MAX_MESSAGE = sys.maxsize
+"""Characters of a message that nobody cuts."""
+
+
 class MessageSource(Protocol):
     """Makes the line that a person would read of a record that is no line, when someone wants to read it."""
 
-    def render(self, body: AnyValue, fields: Mapping[str, FieldValue]) -> str:
-        """The line, of the record's body and its normalised fields; only text that PostgreSQL can hold."""
+    def render(self, body: AnyValue, fields: Mapping[str, FieldValue], limit: int = MAX_MESSAGE) -> str:
+        """The line's first `limit` characters, of the record's body and its normalised fields; only text that
+        PostgreSQL can hold."""
         ...
 
 
@@ -124,11 +130,21 @@ class NormalizedRecord(msgspec.Struct, frozen=True, gc=False, eq=False):
         text = self.text
         return text if isinstance(text, str) else text.render(self.record.body, self.fields)
 
+    def message_start(self, limit: int) -> str:
+        """The first so many characters of `message`, without making the rest of it."""
+        text = self.text
+        return text[:limit] if isinstance(text, str) else text.render(self.record.body, self.fields, limit)
+
     @property
     def own_text(self) -> str:
         """The line that the record is. Empty where all that its message would say is in `fields`."""
         text = self.text
         return text if isinstance(text, str) else ""
+
+    @property
+    def sent_json(self) -> str:
+        """The JSON object that all texts in `fields` stand in, as their sender wrote it; empty where there is none."""
+        return ""
 
     def __eq__(self, other: object) -> bool:
         """Equal views of equal records; how a message is made is no difference."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from detect.record import AnyValue, FieldValue
+from detect.record import MAX_MESSAGE, AnyValue, FieldValue
 
 # Neither UTF-8 nor PostgreSQL's text can hold these.
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
@@ -19,8 +20,12 @@ _VALUE_LIMIT: Final = 1024
 
 def storable(text: str) -> str:
     """The text with U+FFFD for what a database cannot hold."""
-    if text.isascii() and "\x00" not in text:
-        return text
+    if "\x00" not in text:
+        if text.isascii():
+            return text
+        with suppress(UnicodeEncodeError):  # which is what surrogates make of it; to look for them takes longer
+            text.encode()
+            return text
     return _UNSTORABLE.sub("\ufffd", text)
 
 
@@ -37,18 +42,18 @@ class FieldMessage(NamedTuple):
 
     field: str
 
-    def render(self, body: AnyValue, fields: Mapping[str, FieldValue]) -> str:
+    def render(self, body: AnyValue, fields: Mapping[str, FieldValue], limit: int = MAX_MESSAGE) -> str:
         """The field's text; of a record that has lost it, its body."""
         text = fields.get(self.field)
-        return storable(text) if isinstance(text, str) else storable(as_json(body))
+        return storable((text if isinstance(text, str) else as_json(body))[:limit])
 
 
 class BodyMessage(NamedTuple):
     """The message is the body: JSON as it was sent, or compact JSON of a map."""
 
-    def render(self, body: AnyValue, fields: Mapping[str, FieldValue]) -> str:
+    def render(self, body: AnyValue, fields: Mapping[str, FieldValue], limit: int = MAX_MESSAGE) -> str:
         """The body as text."""
-        return storable(body if isinstance(body, str) else as_json(body))
+        return storable((body if isinstance(body, str) else as_json(body))[:limit])
 
 
 class EventMessage(NamedTuple):
@@ -57,12 +62,12 @@ class EventMessage(NamedTuple):
     title: str
     own: int
 
-    def render(self, body: AnyValue, fields: Mapping[str, FieldValue]) -> str:
+    def render(self, body: AnyValue, fields: Mapping[str, FieldValue], limit: int = MAX_MESSAGE) -> str:
         """All values that are not empty, each cut at 1,024 characters, 4,096 in all."""
         parts = [f"{fields.get('Provider_Name') or self.title} {fields.get('EventID')}:"]
-        length = 0
+        length, most = 0, min(limit, _EVENT_LIMIT)
         for number, (name, value) in enumerate(fields.items()):
-            if number >= self.own or length > _EVENT_LIMIT:
+            if number >= self.own or length > most:
                 break
             if name in ("EventID", "Provider_Name") or value in (None, ""):
                 continue
@@ -70,7 +75,7 @@ class EventMessage(NamedTuple):
             length += len(part) + 1
             if length <= _EVENT_LIMIT:
                 parts.append(part)
-        return storable(" ".join(parts))
+        return storable(" ".join(parts)[:limit])
 
 
 class TemplateMessage(NamedTuple):
@@ -78,9 +83,9 @@ class TemplateMessage(NamedTuple):
 
     template: str
 
-    def render(self, body: AnyValue, fields: Mapping[str, FieldValue]) -> str:
+    def render(self, body: AnyValue, fields: Mapping[str, FieldValue], limit: int = MAX_MESSAGE) -> str:
         """The template with each field's text, cut at 1,024 characters."""
-        return storable(_PLACEHOLDER.sub(lambda match: _shown(fields.get(match[1])), self.template))
+        return storable(_PLACEHOLDER.sub(lambda match: _shown(fields.get(match[1])), self.template)[:limit])
 
 
 def _shown(value: FieldValue) -> str:

@@ -17,7 +17,7 @@ MAX_CLASS_MEMBERS = 1_000_000
 MAX_GENERATION_BYTES = 24 << 20
 """Remembered values of all columns together, in one of two generations; what is beyond makes the next generation."""
 MAX_COLUMN_VALUES = 50_000
-MAX_VALUE_CHARACTERS = 16_384
+MAX_VALUE_CHARACTERS = 4096
 """Longer values are looked at each time that they come."""
 _ENTRY_BYTES = 120
 _WINDOW = 4096
@@ -130,20 +130,20 @@ class Column(dict[Any, int]):
         self._readers.append(reader)
 
     def __missing__(self, value: Any) -> int:
-        if value.__class__ is not str and value in (0, 1):
+        if type(value) is not str and value in (0, 1):
             return self._of_few(value)
-        known = self._old.get(value)
+        known = self._old.get(value) if self._old else None
         if known is None:
-            known = self.class_of(value)
+            known = self._table.number(self._truths(value)) if type(value) is str else self.class_of(value)
             self._misses += 1
             if self._misses >= _WINDOW:
                 self._judge_repetition()
         if self._resting:
             return known
-        if value.__class__ is str:
+        if type(value) is str:
             if len(value) <= MAX_VALUE_CHARACTERS:
                 self._keep(value, known)
-        elif value.__class__ is int and _SMALLEST <= abs(value) < _LARGEST:
+        elif type(value) is int and _SMALLEST <= abs(value) < _LARGEST:
             self._keep(value, known)
         return known
 

@@ -149,8 +149,8 @@ class CompiledMatcher:
             truths = look.keywords.truths(record)
             signature = (*signature, self._table.number(truths) if truths else 0)
         if look.relations:
-            truths = frozenset(number for number, judge in look.relations if judge(record))
-            signature = (*signature, self._table.number(truths) if truths else 0)
+            related = [number for number, judge in look.relations if judge(record)]
+            signature = (*signature, self._table.number(frozenset(related)) if related else 0)
         return look.decisions.get(signature) or self._decide(look, signature)
 
     def _decide(self, look: Look, signature: tuple[int, ...]) -> Decision:
@@ -191,6 +191,8 @@ class CompiledMatcher:
     ) -> tuple[RuleMatch, ...]:
         rules = self._program.rules
         found = (*decision.matched, *followed)
+        if not decision.undecided and not (decision.matched and followed):  # they are in order
+            return tuple([RuleMatch(rules[place], explanation.of(record)) for place, explanation in found])
         matches = {place: RuleMatch(rules[place], explanation.of(record)) for place, explanation in found}
         for place in decision.undecided:
             match = judge(rules[place], record, self._faults)

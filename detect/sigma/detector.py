@@ -63,8 +63,9 @@ class SigmaDetector:
         for match in matches:
             if match.rule.id not in self._rules.silent:
                 events.append(rule_event(self._tenant, match, record, evidence))
-            stored = record.record
-            signals.append(Signal(match.rule.id, stored.time_ns, stored.ref, record, (evidence,), record.entities, {}))
+            if match.rule.id in self._fed_by:
+                stored, told = record.record, ((evidence,), record.entities)
+                signals.append(Signal(match.rule.id, stored.time_ns, stored.ref, record, *told, {}))
         self._spread(signals, events)
         return events
 

@@ -27,22 +27,35 @@ MAX_ENTITIES = 50
 def evidence_of(record: NormalizedRecord) -> Evidence:
     """The record as evidence: its place, its digest, and up to 1,000 characters of what it says."""
     stored = record.record
-    return Evidence(stored.ref, record_digest(stored), stored.time_ns, record.message[:MAX_MESSAGE_CHARACTERS])
+    said = record.message_start(MAX_MESSAGE_CHARACTERS)
+    return Evidence(stored.ref, record_digest(stored), stored.time_ns, said)
 
 
 def rule_event(tenant: TenantId, match: RuleMatch, record: NormalizedRecord, evidence: Evidence) -> DetectionEvent:
     """The event of a detection rule on one record."""
     rule, stored = match.rule, record.record
+    # In the order of the fields: to give them by name takes twice as long.
     return DetectionEvent(
-        id=event_id(tenant, DETECTOR, rule.id, stored.ref),
-        kind="rule",
-        time_ns=stored.time_ns,
-        end_ns=stored.time_ns,
-        entities=record.entities,
-        evidence=(evidence,),
-        matched={**match.matched, **_credit(rule)},
-        **_of_rule(rule),
-        **_of_record(record),
+        event_id(tenant, DETECTOR, rule.id, stored.ref),
+        "rule",
+        DETECTOR,
+        rule.id,
+        rule.version,
+        rule.title,
+        rule.description,
+        rule.level,
+        SCORE_BY_LEVEL[rule.level],
+        stored.time_ns,
+        stored.time_ns,
+        stored.ref,
+        record.entities,
+        rule.techniques,
+        rule.tactics,
+        (evidence,),
+        match.matched | _credit(rule),
+        dict(stored.attributes),
+        record.activity,
+        record.outcome,
     )
 
 
@@ -105,8 +118,10 @@ def _of_record(record: NormalizedRecord) -> dict[str, Any]:
 
 def _credit(rule: RuleHeader) -> dict[str, str]:
     """The Detection Rule License asks that matches name the rule's author."""
-    credit = {"rule_author": rule.author, "rule_license": rule.license}
-    return {key: value for key, value in credit.items() if value}
+    credit = {"rule_author": rule.author} if rule.author else {}
+    if rule.license:
+        credit["rule_license"] = rule.license
+    return credit
 
 
 def merged_evidence(firing: Firing) -> tuple[Evidence, ...]:

@@ -27,16 +27,22 @@ class Explanation:
     def of(self, record: NormalizedRecord) -> dict[str, Any]:
         """The values of a record that has this explanation."""
         matched: dict[str, Any] = {}
+        fields = record.fields
         for field, atom in self.fields:
-            value = value_of(record, field)
-            if isinstance(value, list | tuple | dict):
-                text = next(iter(satisfying_texts(atom, record)))
-            else:
-                text = text_of(value)
-            matched[field] = shown(text)
+            value = fields.get(field)
+            if type(value) is not str:
+                value = self._text(field, atom, record)
+            matched[field] = shown(value)
         if self.keywords:
             matched["keywords"] = list(self.keywords)
         return matched
+
+    def _text(self, field: str, atom: Atom, record: NormalizedRecord) -> str:
+        value = value_of(record, field)
+        if isinstance(value, list | tuple | dict):
+            text: str = next(iter(satisfying_texts(atom, record)))
+            return text
+        return text_of(value)
 
 
 class Explainer:

@@ -22,13 +22,16 @@ def relation_judge(atom: Atom) -> Judge:
     field, reference, cased = atom.field or "", atom.literal, atom.cased
     if not isinstance(reference, FieldReference) or "message" in (field, reference.field):
         return lambda record: holds(atom, record)
-    other = reference.field
+    other, folds = reference.field, reference.mode == "equals" and not cased
 
     def judge(record: NormalizedRecord) -> bool:
-        mine, others = record.fields.get(field), record.fields.get(other)
+        fields = record.fields
+        mine, others = fields.get(field), fields.get(other)
         if mine is None or others is None:
             return False
         if isinstance(mine, str) and isinstance(others, str):
+            if folds:
+                return mine.lower() == others.lower()
             return reference_holds(reference, mine, others, cased=cased)
         return holds(atom, record)
 

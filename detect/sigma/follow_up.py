@@ -16,7 +16,7 @@ from detect.sigma.explanation import Explanation
 from detect.sigma.field_relation import Judge
 from detect.sigma.program import RuleProgram
 from detect.sigma.scanner import FieldScanner, FinderShelf, KeywordScanner
-from detect.sigma.scanner.plain_finder import PlainEngine
+from detect.sigma.scanner.aho_corasick_finder import AhoCorasickEngine
 
 MAX_FOLLOW_UPS = 5000
 """Follow-ups of a matcher; beyond them all are forgotten, so that nobody can fill the memory by odd combinations."""
@@ -111,9 +111,7 @@ class Tail:
         return not self.rest and not self.relations
 
 
-def tail_of(rule: int, answered: frozenset[int], program: RuleProgram) -> Tail:
-    """The tail of a rule under a plan that answers these atoms."""
-    own = answered.intersection(program.atoms_of[rule])
+def _tail_of(rule: int, own: frozenset[int], program: RuleProgram) -> Tail:
     rest: dict[str, list[int]] = {}
     relations = []
     for number in program.atoms_of[rule]:
@@ -135,11 +133,12 @@ class FollowUps:
     def __init__(self, program: RuleProgram, table: ClassTable) -> None:
         self._program = program
         self._table = table
-        self._shelf = FinderShelf(PlainEngine())
+        self._tails: dict[tuple[int, frozenset[int]], Tail] = {}
         self.forget()
 
     def forget(self) -> None:
         """Drops all columns; whoever holds follow-ups must drop them too."""
+        self._shelf = FinderShelf(AhoCorasickEngine(compact=True))
         self._columns: dict[tuple[int, ...], Column] = {}
         self._budget = CacheBudget()
         self._made = 0
@@ -148,6 +147,14 @@ class FollowUps:
     def is_full(self) -> bool:
         """Whether so many were made that it is time to forget."""
         return self._made >= MAX_FOLLOW_UPS
+
+    def tail(self, rule: int, answered: frozenset[int]) -> Tail:
+        """The tail of a rule under a plan that answers these atoms."""
+        own = answered.intersection(self._program.atoms_of[rule])
+        tail = self._tails.get((rule, own))
+        if tail is None:
+            tail = self._tails[rule, own] = _tail_of(rule, own, self._program)
+        return tail
 
     def make(self, possible: Sequence[Possible], tails: Mapping[int, Tail]) -> FollowUp:
         """The follow-up of these rules."""

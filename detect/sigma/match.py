@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
+
+import msgspec
 
 from detect.record import NormalizedRecord
 from detect.sigma.rule import SigmaRule
 
 
-@dataclass(frozen=True, slots=True)
-class RuleMatch:
+class RuleMatch(msgspec.Struct, frozen=True):
     """A rule that is true of a record, and the fields and values that made it so."""
 
     rule: SigmaRule
-    matched: dict[str, Any] = field(hash=False)
+    matched: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

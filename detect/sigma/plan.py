@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from detect.sigma.classes import ClassTable, Column
 from detect.sigma.condition import remaining
 from detect.sigma.field_relation import Judge
-from detect.sigma.follow_up import Decision, FollowUp, FollowUps, Look, Possible, Tail, tail_of
+from detect.sigma.follow_up import Decision, FollowUp, FollowUps, Look, Possible, Tail
 from detect.sigma.program import RuleProgram
 from detect.sigma.scanner import FinderShelf, KeywordScanner
 from detect.sigma.syntax import Expression
@@ -78,7 +78,7 @@ class Plan(Look):
                 continue
             tail = self._tails.get(rule)
             if tail is None:
-                tail = self._tails[rule] = tail_of(rule, self._answered, program)
+                tail = self._tails[rule] = self._follow_ups.tail(rule, self._answered)
             if not tail.possible(truths):
                 continue
             if tail.is_complete:
@@ -146,6 +146,10 @@ class Bucket:
         self._by_field = by_field
         self.keywords = KeywordScanner({number: program.atoms[number] for number in spoken}, shelf) if spoken else None
         self._spoken = frozenset(spoken)
+        self._speaking = frozenset(
+            rule for rule in self._scanned if not self._spoken.isdisjoint(program.atoms_of[rule])
+        )
+        self._led_fields = {rule: self._fields_of(program.leading_of[rule]) for rule in self._scanned}
         self.switches = self._choose_switches()
         self._sought = self._choose_sought()
         self.columns = {field: column_for(field, numbers) for field, numbers in self._sought.items()}
@@ -198,6 +202,12 @@ class Bucket:
         best = sorted(divided, key=lambda field: (-divided[field], field))[:_MAX_SWITCHES]
         return tuple(field for field in best if divided[field] >= _FEWEST_DIVIDED)
 
+    def _fields_of(self, numbers: Iterable[int]) -> frozenset[str]:
+        """The fields of atoms that look at one field."""
+        program = self._program
+        found = (program.atoms[number].field for number in numbers if number not in program.relations)
+        return frozenset(field for field in found if field is not None)
+
     def _specialised(self, known: frozenset[int]) -> Plan:
         alive = (rule for rule, own in self._divided if not own or self._left_of(rule, own, known & own) is not False)
         return self._plan(alive, known)
@@ -228,14 +238,14 @@ class Bucket:
         program, alive = self._program, frozenset(rules)
         true = known or frozenset()
         standing = _standing(sorted(alive), true, program)
-        led_to = {number for rule in alive for number in program.leading_of[rule]}
-        related = tuple((number, program.relations[number]) for number in sorted(led_to) if number in program.relations)
-        fields = {program.atoms[number].field for number in led_to if number not in program.relations}
-        keywords = None
-        if any(not self._spoken.isdisjoint(program.atoms_of[rule]) for rule in alive):
-            keywords = self.keywords
-        answered = {number for field in fields if field is not None for number in self._sought[field]}
-        answered.update(number for number, _ in related)
+        fields: set[str] = set().union(*map(self._led_fields.__getitem__, alive))
+        led_to: Iterable[int] = program.relations.keys()
+        if led_to:
+            led_to = set().union(*map(program.leading_of.__getitem__, alive)).intersection(led_to)
+        related = tuple((number, program.relations[number]) for number in sorted(led_to))
+        keywords = None if alive.isdisjoint(self._speaking) else self.keywords
+        answered = set().union(*map(self._sought.__getitem__, fields))
+        answered.update(led_to)
         if keywords is not None:
             answered |= self._spoken
         if known is not None:

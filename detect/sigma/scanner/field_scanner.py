@@ -54,6 +54,9 @@ class FieldScanner:
         self._doubtful = frozenset(self._verify)
         self._table = NetworkTable(self._networks) if self._networks else None
         self._reads_numbers = bool(self._equal_number or self._compared)
+        others = (self._always, self._regexes, self._doubtful, self._equal, self._equal_cased, self._networks,
+                  self._unaided)  # fmt: skip
+        self._only_seeks = self._finder is not None and not self._reads_numbers and not any(others)
 
     def _place(self, number: int, atom: Atom) -> Iterator[AnchoredLiteral]:
         """Puts the atom where it is judged; yields the literals that must be sought for it."""
@@ -116,13 +119,14 @@ class FieldScanner:
     def truths(self, text: str) -> frozenset[int]:
         """The numbers of the atoms that are true of the text."""
         lowered = text.lower()
-        found = set(self._always)
-        if self._finder is not None:
-            found.update(self._finder.find(_bytes(lowered)))
+        sought = [] if self._finder is None else self._finder.find_text(lowered)
+        if self._only_seeks:
+            return frozenset(sought)
+        found = {*self._always, *sought}
         if self._regexes:
             self._add_possible_regexes(text, lowered, found)
-        if self._doubtful and not found.isdisjoint(self._doubtful):
-            for number in found & self._doubtful:
+        if doubtful := self._doubtful.intersection(found):
+            for number in doubtful:
                 if not self._verify[number](text, lowered):
                     found.discard(number)
         if lowered in self._equal:
@@ -141,7 +145,8 @@ class FieldScanner:
     def _add_possible_regexes(self, text: str, lowered: str, found: set[int]) -> None:
         if self._patterns is not None and is_plain_text(text):
             found.update(self._patterns.find(visible(text)))
-        elif self._plain_texts:
+            return  # it is ASCII
+        if self._plain_texts:
             seen = folded(text)
             found.update(
                 number for number, texts in self._plain_texts if not texts or any(part in seen for part in texts)

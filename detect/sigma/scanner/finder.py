@@ -26,6 +26,10 @@ class LiteralFinder(Protocol):
         """The numbers of all literals that stand in `data` where they must, in any order, repeats possible."""
         ...
 
+    def find_text(self, text: str) -> list[int]:
+        """The same of a text's UTF-8 (lone surrogates as three bytes each)."""
+        ...
+
     def dump(self) -> bytes:
         """What the engine's `restore` reads; empty where building anew is as quick."""
         ...

@@ -58,6 +58,10 @@ class HyperscanFinder:
                 numbers.append(number)
         return numbers
 
+    def find_text(self, text: str) -> list[int]:
+        """See LiteralFinder."""
+        return self.find(text.encode("utf-8", "surrogatepass"))
+
     def dump(self) -> bytes:
         """The database; it holds the version and the processor's features that it was made for."""
         return bytes(hyperscan.dumpb(self._database))

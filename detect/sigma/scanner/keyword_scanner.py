@@ -1,14 +1,15 @@
 """Keywords, which are sought in every text of a record: found by one pass over all of its values together.
 
 The values are packed one after the other as UTF-8 (MessagePack, which escapes nothing) and scanned without regard to
-the case of ASCII letters. That finds a little too much, such as the name of a field, so what is found is judged again
-on the texts themselves; it never finds too little.
+the case of ASCII letters. That finds a little too much, such as a piece of a pattern, so what is found is judged again
+on the texts themselves; it never finds too little. Where all texts of a record stand in one line of JSON, that line is
+scanned before, for pieces of the keywords that JSON writes as they are: mostly there are none, and no value is touched.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -16,7 +17,7 @@ from detect.record import NormalizedRecord
 from detect.sigma.regex_literals import required_texts
 from detect.sigma.scanner.engine import FinderShelf
 from detect.sigma.scanner.field_scanner import MAX_LITERAL_BYTES, NumberedAtoms
-from detect.sigma.scanner.finder import AnchoredLiteral
+from detect.sigma.scanner.finder import AnchoredLiteral, LiteralFinder
 from detect.sigma.syntax import Atom, Pattern, Regex
 from detect.sigma.values import atom_holds, searchable_texts, texts_of
 
@@ -26,6 +27,10 @@ _ASCII_RUN = re.compile("[\x01-\x7f]+")
 # ASCII letters in lower case, or to a regular expression that ignores case: a record with one is judged the long way.
 _FOLDED = tuple(letter.encode() for letter in ("\u212a", "\u0130", "\u017f"))
 _FOLDED_NUMBER = (1 << 31) - 1
+# What JSON, or a map's text, may write otherwise than a value has it: escapes and what stands between values.
+_PLAIN_RUN = re.compile(r"""[^\x00-\x1f\x7f-\U0010ffff"'\\/,{}\[\]]+""")
+# An escape that may stand for a letter or sign of a keyword.
+_ESCAPES = (b"\\u00", b"\\u212a", b"\\u0130", b"\\u017f")
 _OF_NUMBERS = frozenset("0123456789.+-e")
 _WORDS_OF_NUMBERS = ("true", "false", "inf", "nan")
 
@@ -46,24 +51,34 @@ class KeywordScanner:
                 self._unaided.append(number)
             for piece in pieces:
                 literals.append(AnchoredLiteral(number, piece.encode("ascii"), "within"))
-                if _OF_NUMBERS.issuperset(piece) or any(piece in word for word in _WORDS_OF_NUMBERS):
+                if _is_of_numbers(piece):
                     self._of_numbers.append((number, piece))
         if literals:
             literals += [AnchoredLiteral(_FOLDED_NUMBER, letter, "within") for letter in _FOLDED]
         self._finder = shelf.finder(literals, caseless=True)
+        self._is_aided = not self._unaided and not self._of_numbers
+        self._of_json = _json_finder(atoms.values(), shelf) if self._is_aided else None
         self._encode = msgspec.msgpack.Encoder().encode_into
         self._buffer = bytearray()
 
     def truths(self, record: NormalizedRecord) -> frozenset[int]:
         """The numbers of the keywords that are true of the record: of its line, or of a value."""
+        if (
+            self._of_json is not None
+            and (sent := record.sent_json)
+            and not self._of_json.find(sent.encode("utf-8", "surrogatepass"))
+        ):
+            return _NONE
         try:
-            text = record.own_text
-            self._encode((text, record.fields) if text else record.fields, self._buffer)
+            self._encode((record.own_text, *record.fields.values()), self._buffer)
         except (ValueError, OverflowError, TypeError, RecursionError):
             # A lone surrogate, or a number that MessagePack does not know: there is only the long way.
             return self._judged(set(self._atoms), list(searchable_texts(record)))
-        found = set(self._finder.find(self._buffer))
-        if found and _FOLDED_NUMBER in found:
+        numbers = self._finder.find(self._buffer)
+        if not numbers and self._is_aided:
+            return _NONE
+        found = set(numbers)
+        if _FOLDED_NUMBER in found:
             found = set(self._atoms)
         found.update(self._unaided)
         if self._of_numbers:
@@ -102,15 +117,46 @@ def _is_whole(atom: Atom) -> bool:
 
 def _pieces(atom: Atom) -> list[str]:
     """ASCII texts of which one is in the lower case of a text that the keyword is true of; none: not known."""
-    literal = atom.literal
-    if isinstance(literal, Regex):
-        return sorted(text[:MAX_LITERAL_BYTES] for text in required_texts(literal))
-    if isinstance(literal, Pattern):
-        texts = [piece for segment in literal.segments for piece in segment if isinstance(piece, str)]
-    elif isinstance(literal, str) and atom.operator in ("equals", "contains", "startswith", "endswith"):
-        texts = [literal]
-    else:
-        return []
+    if isinstance(atom.literal, Regex):
+        return sorted(text[:MAX_LITERAL_BYTES] for text in _texts(atom))
+    texts = _texts(atom)
     # Lower case of letters beyond ASCII can depend on their neighbours; ASCII letters keep theirs.
     best = max((run for text in texts for run in _ASCII_RUN.findall(text)), key=len, default="")
     return [best.lower()[:MAX_LITERAL_BYTES]] if best else []
+
+
+def _texts(atom: Atom) -> list[str]:
+    """Of a regular expression: texts of which one must be there; of anything else, texts that must all be there."""
+    literal = atom.literal
+    if isinstance(literal, Regex):
+        return sorted(required_texts(literal))
+    if isinstance(literal, Pattern):
+        return [piece for segment in literal.segments for piece in segment if isinstance(piece, str)]
+    known = isinstance(literal, str) and atom.operator in ("equals", "contains", "startswith", "endswith")
+    return [str(literal)] if known else []
+
+
+def _is_of_numbers(piece: str) -> bool:
+    """Whether the piece can be part of a value that is no text."""
+    return _OF_NUMBERS.issuperset(piece) or any(piece in word for word in _WORDS_OF_NUMBERS)
+
+
+def _json_finder(atoms: Iterable[Atom], shelf: FinderShelf) -> LiteralFinder | None:
+    """Finds something in every line of JSON with a text of which a keyword is true; None where that is not known."""
+    signs = {*_FOLDED, *_ESCAPES}
+    for atom in atoms:
+        pieces = [_plain_piece(text) for text in _texts(atom)]
+        if not isinstance(atom.literal, Regex):
+            pieces = [max(pieces, key=len, default="")]
+        if not pieces or not all(pieces):
+            return None
+        signs.update(piece.encode("ascii") for piece in pieces)
+    numbered = [AnchoredLiteral(number, sign, "within") for number, sign in enumerate(sorted(signs))]
+    return shelf.finder(numbered, caseless=True)
+
+
+def _plain_piece(text: str) -> str:
+    """The longest piece of a text that stands in JSON as it is, whatever stands around it; empty for none."""
+    pieces = (run.strip(" :") for run in _PLAIN_RUN.findall(text))
+    best = max((piece for piece in pieces if not _is_of_numbers(piece)), key=len, default="")
+    return best.lower()[:MAX_LITERAL_BYTES]

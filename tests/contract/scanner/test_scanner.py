@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from detect.normalize import default_normalizer
 from detect.sigma.regex import BadRegex, compiled
 from detect.sigma.regex import found as found_by_re2
 from detect.sigma.scanner import (
@@ -276,3 +280,51 @@ def test_keywords_are_sought_in_every_text(name: str, atoms: list[Atom], fields:
         if any(atom_holds(atom, text) for text in searchable_texts(given_record))
     }
     assert scanner.truths(given_record) == expected
+
+
+def escaped(text: str) -> str:
+    """JSON of a text with every character as an escape."""
+    return '"' + "".join(f"\\u{ord(letter):04x}" for letter in text) + '"'
+
+
+json_words = st.sampled_from(
+    ["mimi::katz", "MIMI::KATZ", "x\\perfc.dat", 'a"needle"', "needle", "{needle", "\u212aiwi", "kiwi", "1000.0,", ""]
+)
+json_values = json_words | st.sampled_from([5, True, None, 1e3]) | st.lists(json_words, max_size=2)
+JSON_KEYWORDS = [
+    Atom(None, "contains", "mimi::katz"),
+    Atom(None, "contains", "x\\perfc.dat"),
+    Atom(None, "contains", '"needle'),
+    Atom(None, "contains", "kiwi"),
+    Atom(None, "pattern", Pattern(((), ("needle",), ("x",), ()))),
+    Atom(None, "regex", Regex("wolf|needle", "i")),
+]
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from("fgh"), json_values | st.dictionaries(st.sampled_from("ab"), json_values, max_size=2)
+    ),
+    st.booleans(),
+)
+@example({"f": "x\\perfc.dat", "g": {"a": "x\\perfc.dat"}}, False)
+@example({"f": "mimi::katz"}, True)
+@example({"f": "KIW\u0130", "g": "\u212aIWI"}, True)
+def test_keywords_of_an_event_that_was_sent_as_json(fields: dict[str, Any], escape: bool) -> None:
+    event = {"EventID": 1, "Channel": "Security", **fields}
+    parts = (
+        f"{json.dumps(name)}: "
+        + (escaped(value) if escape and isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+        for name, value in event.items()
+    )
+    body = "{" + " , ".join(parts) + "}"
+    normalizer, plain = default_normalizer(), record({})
+    views = [normalizer.normalize(msgspec.structs.replace(plain.record, body=body)) for _ in range(2)]
+    assert views[1].sent_json == body
+    numbered = dict(enumerate(JSON_KEYWORDS))
+    for engine in ENGINES.values():
+        scanner = KeywordScanner(numbered, FinderShelf(engine))
+        for view in views:
+            sought = list(searchable_texts(view))
+            expected = {number for number, atom in numbered.items() if any(atom_holds(atom, text) for text in sought)}
+            assert scanner.truths(view) == expected

@@ -129,6 +129,16 @@ def test_a_message_is_made_of_the_event_only_and_is_no_text_of_its_own() -> None
     assert view.fields["x"] == "y"
 
 
+LONG = {**{f"Name{number}": "long \u00e9\x00 " * number for number in range(40)}, "Data": "x" * 5000, "Last": "word"}
+
+
+@pytest.mark.parametrize("body", [PROCESS, PROCESS | LONG, PROCESS | {"Message": "\ud800 said " * 300}])
+@pytest.mark.parametrize("limit", [0, 1, 20, 100, 1000, 4095, 4096, 5000])
+def test_the_start_of_a_message_is_made_without_the_rest(body: dict[str, Any], limit: int) -> None:
+    view = Normalizer(DEFINITIONS).normalize(record(body))
+    assert view.message_start(limit) == view.message[:limit]
+
+
 def test_what_is_remembered_stays_in_bounds_and_forgetting_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(windows, "MAX_PLANS", 3)
     monkeypatch.setattr(naming, "MAX_KNOWN", 4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from detect.event import event_id
 from detect.record import Entity, NormalizedRecord, RecordRef, TenantId, record_digest
@@ -23,6 +23,14 @@ RULE = rule_text(
     tags: [attack.execution, attack.t1059.004]
     """,
 )
+
+
+def test_the_id_of_an_event_is_a_uuid5_of_what_caused_it() -> None:
+    namespace = UUID("6f1a7f0e-53a0-5d2e-9f6b-2f6a1c0e7d11")
+    for rule_id, extra in (("evil", ""), ("évil", "web01"), ("evil", "a\udc80b")):
+        name = "\x1f".join((str(TENANT), "sigma", rule_id, "7-3", extra))
+        storable = name.encode("utf-8", "backslashreplace").decode()
+        assert event_id(TENANT, "sigma", rule_id, RecordRef(7, 3), extra) == uuid5(namespace, storable)
 
 
 def test_an_event_explains_itself() -> None:
