@@ -1,4 +1,4 @@
-"""Starting a replay as a Ray task, and ending it when nobody listens any more."""
+"""A replay as a Ray task, whose lines are read to the end even when nobody listens any more."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ def backtest_lines(request: BacktestRequest) -> AsyncGenerator[Line, None]:
 
 
 async def _lines(in_task: Callable[[Any], Iterator[Line]], request: object) -> AsyncGenerator[Line, None]:
-    """What runs in a process of its own says; leaving the loop early ends that process.
+    """What runs in a process of its own says; closing it early waits, without a word, for the end of that work.
 
+    The task is never cancelled: Ray ends the process that asks for it when the task happens to be completed at that
+    moment ("Tried to complete task that was not pending"). How long a replay may take is bounded by its batches.
     Raises RayError when the process dies.
     """
     task = ray.remote(in_task)
@@ -35,5 +37,6 @@ async def _lines(in_task: Callable[[Any], Iterator[Line]], request: object) -> A
             line: Line = await reference
             yield line
     finally:
-        with contextlib.suppress(RayError, ValueError):
-            ray.cancel(lines, force=True)
+        with contextlib.suppress(RayError):
+            async for _ in lines:
+                pass

@@ -1,7 +1,11 @@
-"""Answering with the lines of a replay or backtest as they come, a few at once; closing the connection ends it."""
+"""Answering with the lines of a replay or backtest as they come, a few at once.
+
+Who closes the connection hears no more; the replay keeps its place among the few until it has ended.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable
 
 import orjson
@@ -23,6 +27,7 @@ class ReplayStreams:
     def __init__(self, at_once: int = AT_ONCE) -> None:
         self._at_once = at_once
         self._running: set[object] = set()
+        self._ending: set[asyncio.Task[None]] = set()
 
     async def answer(self, start: Callable[[], AsyncGenerator[Line, None]]) -> StreamingResponse:
         """Starts one and answers with its lines as newline-delimited JSON.
@@ -40,14 +45,22 @@ class ReplayStreams:
             if first["type"] == "error":
                 raise WireError(first["status"], first["detail"], retry_after_s=2 if first["status"] == 503 else None)
         except BaseException as error:
-            self._running.discard(mark)
-            await lines.aclose()
+            self._end(lines, mark)
             if isinstance(error, RayError):
                 raise WireError(503, "the replay could not be started: retry later", retry_after_s=5) from error
             raise
         return StreamingResponse(
-            _encoded(first, lines, lambda: self._running.discard(mark)), media_type="application/x-ndjson"
+            _encoded(first, lines, lambda: self._end(lines, mark)), media_type="application/x-ndjson"
         )
+
+    def _end(self, lines: AsyncGenerator[Line, None], mark: object) -> None:
+        async def close() -> None:
+            await lines.aclose()
+            self._running.discard(mark)
+
+        ending = asyncio.get_running_loop().create_task(close())
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
 
 
 async def _encoded(
@@ -64,4 +77,3 @@ async def _encoded(
         )
     finally:
         done()
-        await lines.aclose()

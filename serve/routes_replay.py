@@ -1,7 +1,7 @@
 """POST /api/replay: a fork of the tenant at a past seq, and how what it says differs from what is stored.
 
-The answer is newline-delimited JSON: a line `start`, lines `progress`, and one line `result` or `error`. Closing the
-connection ends the replay.
+The answer is newline-delimited JSON: a line `start`, lines `progress`, and one line `result` or `error`. Who closes
+the connection hears no more; the replay keeps its place until it has ended.
 """
 
 from __future__ import annotations

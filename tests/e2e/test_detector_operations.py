@@ -67,7 +67,7 @@ def test_scaling_under_load_and_a_replay_that_finds_no_difference(
 
     with moved.client.stream("POST", "/api/replay", json={"from": 1}) as answer:
         assert json.loads(next(answer.iter_lines()))["type"] == "start"
-    # Closing the connection has ended that one, so there is room for the next.
+    # Nobody hears the end of that one, but when it has ended there is room for the next.
     wait_for(lambda: moved.client.post("/api/replay", json={"from": 1}).status_code == 200 or None, "another replay")
     result = trustsoc(system, "replay", "--tenant", moved.name, "--from", "1")
     assert result["same"] == len(verdict(moved))
