@@ -43,6 +43,8 @@ COMMANDS: Final[dict[str, str]] = {
     "retention": "cluster.cli_hold:retention_app",
     "signing-key": "cluster.cli_signing:signing_app",
     "cert": "cluster.cli_cert:cert_app",
+    "agent": "cluster.cli_agent:agent_app",
+    "job": "cluster.cli_job:job_app",
 }
 """Where each command is. Its module is imported when it is called: no command waits for what another one needs."""
 

@@ -20,11 +20,12 @@ key_app = typer.Typer(no_args_is_help=True, help="API keys of a tenant.")
 
 
 class Scope(StrEnum):
-    """What a key may do: ingest sends logs, read looks, write changes."""
+    """What a key may do: ingest sends logs, read looks, write changes, operate tells agents what to do."""
 
     ingest = "ingest"
     read = "read"
     write = "write"
+    operate = "operate"
 
 
 @tenant_app.command("create")

@@ -11,7 +11,7 @@ from cluster.data_directory import DEFAULT_BASE_URL, ClientCredentials, DataDire
 from cluster.variables import ADMIN_KEY_VARIABLE, TENANT_KEY_VARIABLE, URL_VARIABLE
 
 DEFAULT_TENANT = "default"
-ALL_SCOPES = ("ingest", "read", "write")
+ALL_SCOPES = ("ingest", "read", "write", "operate")
 
 _OWN_LABEL = "trustsoc command line"
 

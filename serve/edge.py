@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from fastapi import FastAPI, Request, Response
@@ -25,6 +25,8 @@ from detect.record import TenantId
 from serve.advisor_client import AdvisorClient
 from serve.arguments import EdgeArguments
 from serve.auth import Authenticator
+from serve.control.agent_door import AgentAuthenticator
+from serve.control.opening import ControlParts, open_control
 from serve.dead_letter_services import DeadLetterServices
 from serve.detector_directory import open_directory
 from serve.errors import WireError, problem
@@ -62,6 +64,8 @@ from store.postgres import Pool, StorageUnavailable, connect_pool, tenant_transa
 from store.search import InvalidFilter, SearchTimedOut
 
 logger = structlog.get_logger("edge")
+
+A = TypeVar("A", bound=Authenticator)
 
 _DESCRIPTION = """Log records in over OTLP, detection events, incidents and cited advisories out.
 
@@ -109,7 +113,7 @@ class Edge:
             stack.push_async_callback(writer_pool.close)
             journal = JournalWriter(writer_pool)
             stack.push_async_callback(journal.close)
-            authenticator = _authenticator(app_pool, settings, self._seal)
+            authenticator = _authenticator(app_pool, settings, self._seal, Authenticator)
             directory = await stack.enter_async_context(
                 open_directory(settings, self._arguments.detector_actors, writer_pool, self._metrics)
             )
@@ -144,16 +148,16 @@ class Edge:
             application.include_router(quota_routes(services, gate))
             application.include_router(ledger_routes(ledger, authenticator, envelopes))
             application.include_router(signing_routes(SigningServices(authenticator, app_pool, writer_pool, keyring)))
-            holds = HoldServices(authenticator, app_pool, writer_pool, settings.raw_log_retention_days)
-            application.include_router(hold_routes(holds))
-            letters = DeadLetterServices(authenticator, app_pool, journal, directory.hint)
-            application.include_router(dead_letter_routes(letters))
             shards = ShardServices(authenticator, app_pool, writer_pool, directory, settings.virtual_shards)
             application.include_router(shard_routes(shards))
-            application.include_router(replay_routes(authenticator, replay_lines, settings.replay_max_batches))
             _add_rule_routes(application, services, rules, settings)
+            _add_past_routes(application, services, journal, settings)
+            agents = _authenticator(app_pool, settings, self._seal, AgentAuthenticator)
+            parts = ControlParts(app_pool, writer_pool, authenticator, agents, nonces, keyring)
+            control = await stack.enter_async_context(open_control(settings, parts))
+            control.add_to(application)
             chores = [*store_chores(app_pool, writer_pool, _retention(settings)), nonce_chore(writer_pool)]
-            chores += [*ledger.chores(), rules.chore()]
+            chores += [*ledger.chores(), rules.chore(), *control.chores]
             janitor = Janitor(chores, self._metrics)
             stack.push_async_callback(janitor.stop)
             janitor.start()
@@ -174,6 +178,15 @@ def _add_rule_routes(application: FastAPI, services: EdgeServices, rules: RuleEn
     )
 
 
+def _add_past_routes(application: FastAPI, services: EdgeServices, journal: JournalWriter, settings: Settings) -> None:
+    authenticator = services.authenticator
+    holds = HoldServices(authenticator, services.app_pool, services.writer_pool, settings.raw_log_retention_days)
+    application.include_router(hold_routes(holds))
+    letters = DeadLetterServices(authenticator, services.app_pool, journal, services.directory.hint)
+    application.include_router(dead_letter_routes(letters))
+    application.include_router(replay_routes(authenticator, replay_lines, settings.replay_max_batches))
+
+
 def _retention(settings: Settings) -> RetentionPlan:
     return RetentionPlan(
         raw_log_days=settings.raw_log_retention_days,
@@ -184,7 +197,7 @@ def _retention(settings: Settings) -> RetentionPlan:
     )
 
 
-def _authenticator(app_pool: Pool, settings: Settings, seal: PeerSeal) -> Authenticator:
+def _authenticator(app_pool: Pool, settings: Settings, seal: PeerSeal, kind: type[A]) -> A:
     async def check(key: str) -> tenants.Principal | None:
         return await tenants.authenticate(app_pool, key)
 
@@ -192,7 +205,7 @@ def _authenticator(app_pool: Pool, settings: Settings, seal: PeerSeal) -> Authen
         async with tenant_transaction(app_pool, tenant) as transaction:
             return (await tenants.own_tenant(transaction)).name
 
-    return Authenticator(check, name_of, time.monotonic, settings.key_cache_s, seal)
+    return kind(check, name_of, time.monotonic, settings.key_cache_s, seal)
 
 
 def _add_routes(application: FastAPI, services: EdgeServices) -> None:

@@ -75,6 +75,18 @@ class Settings(BaseSettings):
         default="8.19.0", pattern=r"^\d+\.\d+\.\d+$", description="What senders to /_bulk are told that we are."
     )
 
+    job_key_dir: Path | None = Field(default=None, description="Keys that sign jobs; default: in the data folder.")
+    agent_url: str = Field(default="", description="Address that agents are told; default: our own TLS port.")
+    agent_authority: Literal["embedded", "external"] = Field(
+        default="embedded", description="external: certificates of agents are signed elsewhere, not here."
+    )
+    agent_certificates: Literal["optional", "required"] = Field(
+        default="optional", description="required: agents are told nothing over a connection without a certificate."
+    )
+    agent_certificate_days: int = Field(default=90, ge=1, le=825)
+    agent_polls_at_once: int = Field(default=20_000, ge=1, description="Agents that wait for jobs, each replica.")
+    collected_file_days: int = Field(default=7, ge=1, description="How long files of COLLECT_FILE are kept.")
+
     edge_replicas: int = Field(default=1, ge=1)
     detector_actors: int = Field(default=1, ge=1)
     virtual_shards: int = Field(default=64, ge=1)
@@ -118,6 +130,21 @@ class Settings(BaseSettings):
     def receipt_keys(self) -> Path:
         """Where the keys of receipts are, the same on all replicas."""
         return self.receipt_key_file or self.data_dir / "receipt-keys.json"
+
+    @property
+    def job_keys(self) -> Path:
+        """Where the keys that sign jobs are, the same on all replicas."""
+        return self.job_key_dir or self.data_dir / "job-keys"
+
+    @property
+    def agent_address(self) -> str:
+        """The base address that agents are told at enrolment."""
+        if self.agent_url:
+            return self.agent_url.rstrip("/")
+        host, port, scheme = (
+            (self.tls_host, self.tls_port, "https") if self.tls_port else (self.http_host, self.http_port, "http")
+        )
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
     @property
     def caches(self) -> Path:

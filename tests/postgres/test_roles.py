@@ -81,6 +81,19 @@ async def _granted(superuser: asyncpg.Connection, role: str) -> tuple[set[tuple[
     return whole, {tuple(row) for row in columns if (row["table_name"], row["privilege_type"]) not in whole}
 
 
+AGENT_UPDATES = {
+    "agent_tokens": "spent_at spent_by revoked_at",
+    "agents": "state labels result_key signing_key version platform enrolled_by enrolled_at revoked_by revoked_at "
+    "last_seen status health",
+    "agent_certificates": "revoked_at",
+    "rollouts": "state wave failures detail approved_by changed_at",
+    "jobs": "state held approved_by approved_at issued_at not_before expires_at attempt lease lease_until key_id "
+    "envelope signature reason detail result result_signature started_at ended_at",
+    "job_outputs": "data truncated",
+    "job_files": "received complete",
+}
+
+
 async def test_the_writer_has_what_is_listed_and_nothing_else(database: Database) -> None:
     whole, columns = await _granted(await database.superuser(), "trustsoc_writer")
     assert whole == (
@@ -109,6 +122,9 @@ async def test_the_writer_has_what_is_listed_and_nothing_else(database: Database
         }
         | {("advisory_queue", column, "UPDATE") for column in ("attempts", "not_before")}
         | {("rule_packs", column, "UPDATE") for column in ("removed_by", "removed_at")}
+        | {("jobs", column, "SELECT") for column in ("tenant_id", "state", "held", "expires_at", "lease_until")}
+        | {("rollouts", column, "SELECT") for column in ("tenant_id", "state")}
+        | {("job_files", column, "SELECT") for column in ("tenant_id", "received_at")}
         | {
             ("tenant_rules", column, "SELECT")
             for column in ("tenant_id", "packs", "used", "digest", "revision", "enforced", "next_expiry")
@@ -135,6 +151,9 @@ async def test_the_app_has_what_is_listed_and_nothing_else(database: Database) -
     expected |= _rights("tenant_rules", "SIU") | _rights("rule_packs", "S") | _rights("rule_catalogs", "SI")
     expected |= _rights("ingest_rejections", "SIUD") | _rights("ledger_statements", "SIUD")
     expected |= _rights("signing_keys", "SI") | _rights("signing_nonces", "S")
+    for table in ("agent_tokens", "agents", "agent_certificates", "agent_policies", "rollouts", "jobs", "job_outputs"):
+        expected |= _rights(table, "SI")
+    expected |= _rights("job_files", "SID") | _rights("job_file_chunks", "SI")
     assert whole == expected | _rights("advisory_queue", "SIUD")
     assert columns == (
         {("tenants", "settings", "UPDATE")}
@@ -145,6 +164,7 @@ async def test_the_app_has_what_is_listed_and_nothing_else(database: Database) -
             for column in ("state", "error", "count", "last_seq", "attempts", "retry_seq", "settled_by", "settled_at")
         }
         | {("legal_holds", column, "UPDATE") for column in ("released_by", "released_at")}
+        | {(table, column, "UPDATE") for table, columns in AGENT_UPDATES.items() for column in columns.split()}
     )
 
 

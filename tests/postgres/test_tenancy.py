@@ -22,6 +22,7 @@ from store.rule_choices import read_choice
 from store.shards import claim, pin
 from store.signing_keys import create_signing_key
 from store.tenants import create_key
+from tests.postgres.agents import fill_agents
 from tests.postgres.fixtures import Database
 from tests.postgres.outputs import RECEIVED, TIME_NS, full_output, incident_id
 from tests.postgres.test_detections import SHARD
@@ -32,6 +33,8 @@ TENANT_TABLES = (
     "detector_marks", "dead_letters", "audit_log", "event_folds",
     "ingest_ledger", "ingest_rejections", "ledger_statements", "signing_keys", "signing_nonces",
     "tenant_pins", "legal_holds", "journal_pruned", "tenant_rules",
+    "agent_tokens", "agents", "agent_certificates", "agent_policies", "rollouts", "jobs", "job_outputs", "job_files",
+    "job_file_chunks",
 )  # fmt: skip
 
 # A generated column cannot be given a value, so it cannot be planted either.
@@ -49,6 +52,7 @@ async def fill(database: Database) -> TenantId:
         await create_signing_key(tx, "web-1", master=1, actor="test")
         await place_hold(tx, "a case", None, None, actor="test")
         await read_choice(tx)
+        await fill_agents(tx)
     superuser = await database.superuser()
     await superuser.execute(
         "INSERT INTO journal_pruned (tenant_id, before_seq, batches, records) VALUES ($1, 1, 0, 0)", tenant

@@ -1,0 +1,100 @@
+"""What the agent says of itself with every poll."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from agent.controller.collector_configs import CollectorConfigs, ConfigState
+from agent.controller.service import Service
+
+_STATUS_S: Final = 2.0
+_MOST_STATUS: Final = 65_536
+_MOST_COUNTERS: Final = 64
+_CLOCK_OFF_MS: Final = 60_000
+
+
+class HealthReport:
+    """Status `failing` when the collector does not run, `degraded` when something else is wrong, else `ok`.
+
+    `forwarder_status` is the URL of the forwarder's status on loopback, empty where there is none. Whatever the
+    forwarder calls its counters (integers) is passed on; `lag_s` is taken from it.
+    """
+
+    def __init__(
+        self,
+        *,
+        version: str,
+        started_at: int,
+        labels: Mapping[str, str],
+        configs: CollectorConfigs | None,
+        service: Service | None,
+        forwarder_status: str,
+        offset_ms: Callable[[], int],
+    ) -> None:
+        self._version = version
+        self._started_at = started_at
+        self._labels = dict(labels)
+        self._configs = configs
+        self._service = service
+        self._forwarder_status = forwarder_status
+        self._offset_ms = offset_ms
+        self._troubles: dict[str, str] = {}
+
+    def trouble(self, what: str, detail: str) -> None:
+        """Remembers a trouble until it is over (an empty detail)."""
+        if detail:
+            self._troubles[what] = detail
+        else:
+            self._troubles.pop(what, None)
+
+    def report(self) -> dict[str, Any]:
+        """The object of the poll's `health`."""
+        troubles = dict(self._troubles)
+        offset = self._offset_ms()
+        if abs(offset) > _CLOCK_OFF_MS:
+            troubles["clock"] = f"this host's clock is {-offset / 1000:+.0f} s off the server's"
+        spool: dict[str, Any] = {}
+        if self._forwarder_status:
+            try:
+                spool = _fetched(self._forwarder_status)
+            except (OSError, ValueError) as error:
+                troubles["forwarder"] = f"the forwarder's status cannot be read: {type(error).__name__}"
+        dead = self._service is not None and not self._service.alive()
+        if dead:
+            troubles["collector"] = "the collector does not run"
+        config = asdict(self._configs.state if self._configs is not None else ConfigState())
+        status = "failing" if dead else "degraded" if troubles or config["state"] == "failed" else "ok"
+        lag = spool.get("lag_s", 0)
+        return {
+            "version": self._version,
+            "started_at": self._started_at,
+            "status": status,
+            "detail": "; ".join(troubles.values())[:2000],
+            "lag_s": max(0, int(lag)) if isinstance(lag, int | float) else 0,
+            "spool": dict([(name, value) for name, value in spool.items() if type(value) is int][:_MOST_COUNTERS]),
+            "config": config | {"detail": config["detail"][:500]},
+            "labels": self._labels,
+        }
+
+
+def _fetched(url: str) -> dict[str, Any]:
+    from http.client import HTTPConnection, HTTPException
+
+    parts = urlsplit(url)
+    if parts.scheme != "http" or parts.hostname not in ("127.0.0.1", "::1", "localhost"):
+        raise ValueError("the forwarder's status must be on loopback")
+    connection = HTTPConnection(parts.hostname, parts.port or 80, timeout=_STATUS_S)
+    try:
+        connection.request("GET", parts.path or "/")
+        value = json.loads(connection.getresponse().read(_MOST_STATUS))
+    except HTTPException as error:
+        raise ValueError("not an answer") from error
+    finally:
+        connection.close()
+    if not isinstance(value, dict):
+        raise ValueError("not an object")
+    return value
