@@ -19,13 +19,11 @@ settings.load_profile("patient")
 _TOGETHER = ("contract/llm", "contract/vectors", "e2e/with_model", "e2e", "postgres", "ray/llm", "ray")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """Tells pytest-xdist what belongs together: a folder that shares something, else the tests of one file."""
-    tests = Path(__file__).parent
-    for item in items:
-        place = item.path.relative_to(tests)
-        group = next((name for name in _TOGETHER if place.is_relative_to(name)), str(place))
-        item.add_marker(pytest.mark.xdist_group(group))
+    place = item.path.relative_to(Path(__file__).parent)
+    group = next((name for name in _TOGETHER if place.is_relative_to(name)), str(place))
+    item.add_marker(pytest.mark.xdist_group(group))
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
