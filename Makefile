@@ -34,7 +34,7 @@ run: setup
 
 # Two processes: while one waits for the system that it has brought up, the other computes.
 test: setup
-	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -q -n 2 --no-loadscope-reorder $(PYTEST_ARGS)
 
 check: $(BASE)
 	$(BIN)/ruff check .

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadScopeScheduling
 
 # Each run makes other examples, so many runs find what one does not; for a long look at once ask for more.
 EXAMPLES = int(os.environ.get("TRUSTSOC_TEST_EXAMPLES") or 60)
@@ -19,11 +19,17 @@ settings.load_profile("patient")
 _TOGETHER = ("contract/llm", "contract/vectors", "e2e/with_model", "e2e", "postgres", "ray/llm", "ray")
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Tells pytest-xdist what belongs together: a folder that shares something, else the tests of one file."""
-    place = item.path.relative_to(Path(__file__).parent)
-    group = next((name for name in _TOGETHER if place.is_relative_to(name)), str(place))
-    item.add_marker(pytest.mark.xdist_group(group))
+class _Together(LoadScopeScheduling):
+    """Hands out the tests of one file together, and those of a folder that shares something."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        place = nodeid.partition("::")[0].removeprefix("tests/")
+        return next((name for name in _TOGETHER if place.startswith(f"{name}/")), place)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling:
+    """How tests are spread over processes, where there are several (pytest-xdist, "Making a custom scheduler")."""
+    return _Together(config, log)
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
