@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from detect.sigma.pack import unpack
+from detect.sigma.pack import BadPack, unpack
 from store.postgres import SystemTransaction, TenantTransaction
 from store.queries import sql
 
@@ -16,10 +16,17 @@ async def put_rule_set(tx: TenantTransaction | SystemTransaction, digest: str, p
     if await tx.connection.execute(sql("rule_set_insert"), digest, pack) == "INSERT 0 1":
         return True
     stored = await get_rule_set(tx, digest)
-    # Another zlib deflates the same sources to other bytes.
-    if stored != pack and unpack(stored or b"") != unpack(pack):
+    if stored != pack and not _same_sources(stored or b"", pack):
         raise RuleSetConflict(f"the digest {digest} belongs to another rule pack")
     return False
+
+
+def _same_sources(stored: bytes, pack: bytes) -> bool:
+    """Another zlib deflates the same sources to other bytes."""
+    try:
+        return unpack(stored) == unpack(pack)
+    except BadPack:
+        return False
 
 
 async def get_rule_set(tx: TenantTransaction | SystemTransaction, digest: str) -> bytes | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -14,6 +15,10 @@ EXAMPLES = int(os.environ.get("TRUSTSOC_TEST_EXAMPLES") or 60)
 # Both judge by the clock, which on a machine that has other work says nothing about the test or what it tests.
 settings.register_profile("patient", deadline=None, max_examples=EXAMPLES, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
+
+# What a shell starts in the background ignores SIGINT, and so would all that the tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The tests of one of these folders share a server, a cluster or a model, which is brought up once.
 _TOGETHER = ("contract/llm", "contract/vectors", "e2e/with_model", "e2e", "postgres", "ray/llm", "ray")
