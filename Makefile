@@ -32,8 +32,9 @@ $(LLM_STAMP): $(BASE) requirements/llm.txt requirements/torch.txt
 run: setup
 	@$(BIN)/trustsoc demo $(if $(ONCE),--once) $(if $(LLM),--llm "$(LLM)")
 
+# Two processes: while one waits for the system that it has brought up, the other computes.
 test: setup
-	@$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -q -n 2 --no-loadscope-reorder $(PYTEST_ARGS)
 
 check: $(BASE)
 	$(BIN)/ruff check .

@@ -15,7 +15,7 @@ from typing import Any
 from uuid import UUID
 
 from actors.backtest_difference import BacktestDifference
-from actors.replay import Line, ReplayFork, ReplayRefused, ReplayRequest, in_task
+from actors.replay import Line, ReplayFork, ReplayRefused, ReplayRequest, alone, in_task
 from actors.replay_difference import Replayed
 from actors.rule_cache import RuleCache
 from actors.rule_check import changed_rules
@@ -30,8 +30,6 @@ from store.queries import sql
 from store.replay import (
     EVENT_COLUMNS,
     ReplayRange,
-    ReplayRunning,
-    one_replay,
     range_of,
     read_only_transaction,
     retried_later,
@@ -63,12 +61,9 @@ class BacktestRequest:
 async def backtest(pool: Pool, request: BacktestRequest) -> AsyncGenerator[Line, None]:
     """Lines start, progress and result. `pool` is of the app role and needs two connections. Raises ReplayRefused and
     StorageUnavailable."""
-    try:
-        async with one_replay(pool, TenantId(request.tenant)):
-            async for line in _Backtest(pool, request).lines():
-                yield line
-    except ReplayRunning as error:
-        raise ReplayRefused(409, str(error)) from error
+    async with alone(pool, TenantId(request.tenant)):
+        async for line in _Backtest(pool, request).lines():
+            yield line
 
 
 def backtest_in_task(request: BacktestRequest) -> Iterator[Line]:
@@ -110,8 +105,9 @@ class _Backtest:
             for row in await self._fork.read(detector.seq, span.last):
                 batch = row.batch()
                 await self._load(batch)
-                events = self._of_affected(detector.observe(batch).events)
-                said.add(events)
+                output = detector.observe(batch)
+                events = self._of_affected(output.events)
+                said.add(events, output.folds, detector.watermark_ns)
                 difference.keep_evidence(events)
             yield {"type": "progress", "seq": detector.seq, "done": detector.seq - begin, "total": span.last - begin}
         await self._compare(said, difference, span, detector.watermark_ns)
@@ -174,10 +170,10 @@ class _Backtest:
         starts = [seq for seq, _ in self._affected]
         async with read_only_transaction(self._pool, self._tenant) as tx:
             later = await retried_later(tx, span.first, span.last)
-        async for row in stored_events(self._pool, self._tenant, span.first, span.last):
-            place = bisect_right(starts, row[_SEQ]) - 1
-            if place >= 0 and row[_RULE] in self._affected[place][1]:
-                said.compare(row, difference, watermark_ns, later)
+        async for stored in stored_events(self._pool, self._tenant, span.first, span.last):
+            place = bisect_right(starts, stored.row[_SEQ]) - 1
+            if place >= 0 and stored.row[_RULE] in self._affected[place][1]:
+                said.compare(stored, difference, watermark_ns, later)
         said.add_new(difference)
 
 

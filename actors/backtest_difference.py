@@ -10,7 +10,7 @@ from uuid import UUID
 
 import orjson
 
-from actors.replay_difference import ReplayDifference, Verdict
+from actors.replay_difference import NO_REPEATS, Repeats, ReplayDifference, Verdict, add_repeats, no_repeats
 from detect.event import DetectionEvent
 from store.values import iso_time, text, timestamp
 
@@ -28,6 +28,7 @@ class _OfRule:
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_NAMES.values(), 0))
     days: dict[str, dict[str, int]] = field(default_factory=dict)
     samples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    repeats: dict[str, int] = field(default_factory=no_repeats)
 
 
 class BacktestDifference(ReplayDifference):
@@ -48,12 +49,16 @@ class BacktestDifference(ReplayDifference):
                 for item in event.evidence[:_EVIDENCE_SHOWN]
             ]
 
-    def add(self, verdict: Verdict, row: Mapping[str, Any], columns: Sequence[str] = ()) -> None:
+    def add(
+        self, verdict: Verdict, row: Mapping[str, Any], columns: Sequence[str] = (), repeats: Repeats = NO_REPEATS
+    ) -> None:
         """Counts one event."""
         self.counts[verdict] += 1
+        add_repeats(self.repeats, repeats)
         name = _NAMES[verdict]
         rule = self._rules.setdefault(row["rule_id"], _OfRule(row["title"]))
         rule.counts[name] += 1
+        add_repeats(rule.repeats, repeats)
         day = row["time"].astimezone(UTC).date().isoformat()
         by_day = rule.days.setdefault(day, dict.fromkeys(_NAMES.values(), 0))
         by_day[name] += 1
@@ -68,15 +73,16 @@ class BacktestDifference(ReplayDifference):
                 "rule_id": rule_id,
                 "title": rule.title,
                 **rule.counts,
+                "repeats": rule.repeats,
                 "days": [{"day": day, **counts} for day, counts in sorted(rule.days.items())],
                 "samples": {name: kept for name, kept in rule.samples.items() if kept},
             }
             for rule_id, rule in sorted(self._rules.items())
         ]
 
-    def totals(self) -> dict[str, int]:
+    def totals(self) -> dict[str, Any]:
         """The counts of all rules together."""
-        return {name: self.counts[verdict] for verdict, name in _NAMES.items()}
+        return {name: self.counts[verdict] for verdict, name in _NAMES.items()} | {"repeats": self.repeats}
 
     def _sample(self, row: Mapping[str, Any]) -> dict[str, Any]:
         event_id = UUID(int=row["event_id"].int)

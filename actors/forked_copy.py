@@ -21,6 +21,8 @@ from contextlib import suppress
 # Seconds of processor time, whether the bytes are the result (else the error's text), how many bytes follow.
 _HEADER = struct.Struct(">d?Q")
 _NICER = 5
+LONGEST_S = 600
+"""So long a copy lives at most, though the original is gone and nobody ends it."""
 
 
 class CopyFailed(RuntimeError):
@@ -64,8 +66,8 @@ class ForkedCopy:
                 os.waitpid(self._process, 0)
 
 
-def fork_copy(work: Callable[[], bytes]) -> ForkedCopy:
-    """A copy of this process that does the work. OSError when the system has no room for one."""
+def fork_copy(work: Callable[[], bytes], longest_s: int = LONGEST_S) -> ForkedCopy:
+    """A copy of this process that does the work, for at most so long. OSError when the system has no room for one."""
     reading, writing = os.pipe()
     try:
         process = os.fork()
@@ -74,14 +76,16 @@ def fork_copy(work: Callable[[], bytes]) -> ForkedCopy:
         os.close(writing)
         raise
     if process == 0:
-        _in_the_copy(work, writing)
+        _in_the_copy(work, writing, longest_s)
     os.close(writing)
     return ForkedCopy(process, reading)
 
 
-def _in_the_copy(work: Callable[[], bytes], writing: int) -> None:
+def _in_the_copy(work: Callable[[], bytes], writing: int, longest_s: int) -> None:
     """Never returns: what follows in the caller is the original's."""
     try:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # which ends the process, whatever it is at
+        signal.alarm(longest_s)
         gc.disable()  # it would touch, and so copy, every object
         os.nice(_NICER)
         # Not even by living longer than the original may it hold a connection or a lock of the original's.

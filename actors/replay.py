@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import suppress
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from actors.replay_difference import ReplayDifference, Replayed
-from actors.rules import RuleLibrary
+from actors.rules import RuleLibrary, RuleSetMissing
 from detect.record import TenantId
 from detect.sigma import RuleSet, load_rule_set
+from detect.sigma.pack import BadPack
 from detect.tenant import TenantDetector
 from models.ewma import EwmaModel
 from store.journal import JournalRow
@@ -36,6 +38,8 @@ from store.snapshots import Snapshot, snapshot_at
 
 Line = dict[str, Any]
 
+LONGEST_S = 2 * 3600.0
+"""Nothing else ends a replay that gets nowhere: it is never cancelled, and keeps its place until it has ended."""
 _NICENESS = 10
 _SHOWN_ERRORS = 5
 
@@ -52,7 +56,8 @@ class ReplayRefused(Exception):
 class ReplayRequest:
     """Batches `first` to `last` (None: all that is judged) of a tenant.
 
-    `rules` are (name, text) of the files to judge by, instead of what was in force; `max_batches` may be read at most.
+    `rules` are (name, text) of the files to judge by, instead of what was in force; `max_batches` may be read at most,
+    in `longest_s` seconds.
     """
 
     tenant: UUID
@@ -62,15 +67,23 @@ class ReplayRequest:
     max_batches: int = 20_000
     rows: int = 64
     bytes: int = 8 * 2**20
+    longest_s: float = LONGEST_S
 
 
 async def replay(pool: Pool, request: ReplayRequest) -> AsyncGenerator[Line, None]:
     """Replays and compares. `pool` is of the app role and needs two connections. Raises ReplayRefused and
     StorageUnavailable."""
+    async with alone(pool, TenantId(request.tenant)):
+        async for line in ReplayFork(pool, request).lines():
+            yield line
+
+
+@asynccontextmanager
+async def alone(pool: Pool, tenant: TenantId) -> AsyncIterator[None]:
+    """The only replay of the tenant while the block runs. Raises ReplayRefused when there is another."""
     try:
-        async with one_replay(pool, TenantId(request.tenant)):
-            async for line in ReplayFork(pool, request).lines():
-                yield line
+        async with one_replay(pool, tenant):
+            yield
     except ReplayRunning as error:
         raise ReplayRefused(409, str(error)) from error
 
@@ -82,6 +95,7 @@ class ReplayFork:
         self._pool = pool
         self._request = request
         self._tenant = TenantId(request.tenant)
+        self._ends = time.monotonic() + request.longest_s
 
     async def lines(self) -> AsyncGenerator[Line, None]:
         """Start, progress, result."""
@@ -106,10 +120,11 @@ class ReplayFork:
             for row in await self.read(detector.seq, last):
                 batch = row.batch()
                 await library.load_for(batch)
-                said.add(detector.observe(batch).events)
+                output = detector.observe(batch)
+                said.add(output.events, output.folds, detector.watermark_ns)
             yield {"type": "progress", "seq": detector.seq, "done": detector.seq - begin, "total": last - begin}
         difference = await self._compare(said, last, detector.watermark_ns)
-        counted: Line = {**difference.counts, "samples": difference.samples}
+        counted: Line = {**difference.counts, "repeats": difference.repeats, "samples": difference.samples}
         yield {"type": "result", "from": request.first, "to": last} | counted
 
     async def detector(self, library: RuleLibrary, other: RuleSet | None, snapshot: Snapshot | None) -> TenantDetector:
@@ -127,7 +142,9 @@ class ReplayFork:
         return detector
 
     async def read(self, after: int, last: int) -> list[JournalRow]:
-        """The next batches. Raises ReplayRefused when they are gone."""
+        """The next batches. Raises ReplayRefused when they are gone, or the time is up."""
+        if time.monotonic() > self._ends:
+            raise ReplayRefused(422, f"not done within {self._request.longest_s / 60:g} minutes: ask for less at once")
         try:
             async with read_only_transaction(self._pool, self._tenant) as tx:
                 rows = await read_unpruned(tx, after, self._request.rows, self._request.bytes)
@@ -139,8 +156,8 @@ class ReplayFork:
         difference = ReplayDifference()
         async with read_only_transaction(self._pool, self._tenant) as tx:
             later = await retried_later(tx, self._request.first, last)
-        async for row in stored_events(self._pool, self._tenant, self._request.first, last):
-            said.compare(row, difference, watermark_ns, later)
+        async for stored in stored_events(self._pool, self._tenant, self._request.first, last):
+            said.compare(stored, difference, watermark_ns, later)
         said.add_new(difference)
         return difference
 
@@ -177,9 +194,10 @@ def replay_in_task(request: ReplayRequest) -> Iterator[Line]:
 
 
 def in_task(lines_over: Callable[[Pool], AsyncGenerator[Line, None]]) -> Iterator[Line]:
-    """The lines that come out over a pool of the process. A failure is the last line (`error`), never an exception.
+    """The lines that come out over a pool of the process.
 
-    The data source name comes from the environment of the process, never from an argument.
+    What somebody can mend, and what will pass, is the last line (`error`); a defect of the program is an exception. The
+    data source name comes from the environment of the process, never from an argument.
     """
     with suppress(OSError):  # beside ingest and detectors a replay has time
         os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)
@@ -205,5 +223,7 @@ async def _safe_lines(lines_over: Callable[[Pool], AsyncGenerator[Line, None]]) 
             pool.terminate()
     except ReplayRefused as error:
         yield {"type": "error", "status": error.status, "detail": str(error)}
+    except (RuleSetMissing, BadPack) as error:
+        yield {"type": "error", "status": 409, "detail": str(error)}
     except StorageUnavailable as error:
         yield {"type": "error", "status": 503, "detail": str(error)}

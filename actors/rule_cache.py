@@ -10,6 +10,7 @@ import contextlib
 import os
 import stat
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from detect.sigma.codec import BadCompiled, CompiledRules, pack_compiled, progra
 logger = structlog.get_logger("rules")
 
 MAX_FILES = 16
-_ENDING = ".compiled"
+_ENDING, _UNFINISHED = ".compiled", ".part"
+_ABANDONED_S = 3600.0
 
 
 class RuleCache:
@@ -78,7 +80,7 @@ class RuleCache:
         return ours
 
     def _replace(self, path: Path, data: bytes) -> None:
-        number, name = tempfile.mkstemp(dir=self._folder, suffix=".part")
+        number, name = tempfile.mkstemp(dir=self._folder, suffix=_UNFINISHED)
         try:
             with os.fdopen(number, "wb") as file:
                 file.write(data)
@@ -89,5 +91,8 @@ class RuleCache:
 
     def _prune(self) -> None:
         by_use = sorted(self._folder.glob(f"*{_ENDING}"), key=lambda path: path.stat().st_mtime, reverse=True)
-        for path in by_use[MAX_FILES:]:
+        old = time.time() - _ABANDONED_S
+        # A process that was killed in the middle of writing leaves its part; another may be at work on a newer one.
+        abandoned = [path for path in self._folder.glob(f"*{_UNFINISHED}") if path.stat().st_mtime < old]
+        for path in (*by_use[MAX_FILES:], *abandoned):
             path.unlink(missing_ok=True)

@@ -144,7 +144,8 @@ def check_set(pack: bytes) -> RuleCatalog:
 def check_upload(data: bytes, pin: str | None) -> PackCheck:
     """What an uploaded archive comes to. `pin` is the SHA-256 that its bytes, or what it holds, must have.
 
-    Raises BadPack for what is no archive of rules, RulesRefused when nothing of it loads or the pin is not met.
+    Raises BadPack for what is no archive of rules or too large for a pack, RulesRefused when nothing of it loads or the
+    pin is not met.
     """
     content = unpack_archive(data)
     origin = hashlib.sha256(data).hexdigest()
@@ -153,6 +154,8 @@ def check_upload(data: bytes, pin: str | None) -> PackCheck:
     sources = [source for source in content.sources if not is_test_file(source[0])]
     if odd := next((path for path, _ in sources if not path.isprintable()), None):
         raise BadPack(f"the pack holds the path {ascii(odd)[:200]}, which cannot be shown: rename that file")
+    pack = pack_bytes(sources)
+    unpack(pack)  # an archive may hold more than a pack: what nobody can read again must not be installed
     loaded = load_rule_set(sources)
     filters = _count_filters(sources)
     left_out = (Problem(problem.path, None, None, problem.reason) for problem in content.problems)
@@ -161,7 +164,7 @@ def check_upload(data: bytes, pin: str | None) -> PackCheck:
         raise RulesRefused(f"nothing of the pack can be used: {_shown(problems) or 'it holds no .yml or .yaml file'}")
     return PackCheck(
         source_digest(sources),
-        pack_bytes(sources),
+        pack,
         origin,
         len(loaded.rules),
         len(loaded.correlations),

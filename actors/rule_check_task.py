@@ -12,10 +12,10 @@ import ray
 from ray.exceptions import RayError
 
 from actors.rule_check import CheckEnded, PackCheck, RuleCatalog, RulesRefused, check_set, check_upload
-from detect.sigma.pack import BadPack
+from detect.sigma.pack import BadPack, unpacks_to_at_most
 
 _NICENESS = 10
-_SMALL = 1 << 16  # bytes as packed: some hundred rules, less than a second
+_SMALL = 1 << 18  # bytes unpacked, for equal rules pack to next to nothing: some hundred, less than a second
 
 
 class TaskChecks:
@@ -32,8 +32,13 @@ class TaskChecks:
         return checked
 
 
+def is_small(data: bytes) -> bool:
+    """Whether a check is done sooner than a process would start for it. Archives of others are not looked into here."""
+    return unpacks_to_at_most(data, _SMALL)
+
+
 async def _checked(check: Callable[..., Any], data: bytes, *others: object) -> Any:
-    if len(data) <= _SMALL:
+    if is_small(data):
         return await asyncio.to_thread(check, data, *others)
     task = ray.remote(_said).options(num_cpus=0, max_retries=1)
     try:

@@ -17,10 +17,9 @@ import structlog
 
 from actors.control import append_rule_revision
 from actors.janitor import Chore
-from actors.rule_check import CheckEnded, PackCheck, RuleCatalog, RuleChecks, RulesRefused, pack_catalog
+from actors.rule_check import PackCheck, RuleCatalog, RuleChecks, RulesRefused, pack_catalog
 from detect.record import TenantId
 from detect.sigma.overlay import (
-    BadOverlay,
     Overlay,
     effective_sources,
     in_force,
@@ -28,10 +27,16 @@ from detect.sigma.overlay import (
     overlay_json,
     read_overlay,
 )
-from detect.sigma.pack import pack_bytes, source_digest, starter_pack, unpack
+from detect.sigma.pack import BadPack, pack_bytes, source_digest, starter_pack, unpack
 from store.journal import JournalWriter
-from store.postgres import Pool, SystemTransaction, TenantTransaction, system_transaction, tenant_transaction
-from store.queries import sql
+from store.postgres import (
+    Pool,
+    StorageUnavailable,
+    SystemTransaction,
+    TenantTransaction,
+    system_transaction,
+    tenant_transaction,
+)
 from store.rule_catalogs import has_catalog, put_catalog
 from store.rule_choices import (
     DEFAULT_PACK,
@@ -45,9 +50,8 @@ from store.rule_choices import (
     set_rules,
     write_choice,
 )
-from store.rule_packs import InstalledPack, NewPack, PackNotFound, install_pack, pack_versions, resolve_pack
+from store.rule_packs import InstalledPack, NewPack, install_pack, pack_versions, resolve_pack, share_packs
 from store.rule_sets import get_rule_set, put_rule_set
-from store.tenants import list_tenants
 
 logger = structlog.get_logger("rules")
 
@@ -118,15 +122,18 @@ class RuleEnforcer:
 
     async def plan(self, tenant: TenantId, packs: Sequence[PackChoice], overlay: Overlay, now: datetime) -> PlannedSet:
         """What packs and overlay come to. Raises PackNotFound, RulesRefused, CheckEnded, StorageUnavailable."""
-        new, pack, key = await self._made(packs, overlay, now)
+        try:
+            new, pack, key = await self._made(packs, overlay, now)
+        except BadPack as error:
+            raise RulesRefused(str(error)) from error
         async with tenant_transaction(self._app_pool, tenant) as tx:
             checked = await has_catalog(tx, new.digest)
         if checked:
             return PlannedSet(new, pack, None, key)
-        catalog = await self._checks.rule_set(pack if pack is not None else await self._stored(new.digest))
         try:
+            catalog = await self._checks.rule_set(pack if pack is not None else await self._stored(new.digest))
             catalog.refuse_unusable()
-        except RulesRefused as error:
+        except (BadPack, RulesRefused) as error:  # several packs together may be too large for one
             raise UnusableSet(new, str(error)) from error
         return PlannedSet(new, pack, catalog, key)
 
@@ -143,14 +150,15 @@ class RuleEnforcer:
     ) -> RuleChoice:
         """Replaces a tenant's packs and overlay and puts them in force. Raises ChoiceChanged and what `plan` raises."""
         planned = await self.plan(tenant, packs, overlay, now)
-        async with system_transaction(self._writer_pool) as shared:
-            await shared.connection.execute(sql("rule_packs_share"))
+        async with tenant_transaction(self._app_pool, tenant) as tx:
+            # The tenant's lock first, and no connection of the journal's: who has the lock needs one to end.
+            await read_choice(tx, lock=True)
+            await share_packs(tx)
             for pack in packs:  # which nobody removes until this is written
-                await resolve_pack(shared, pack.name, pack.digest)
-            async with tenant_transaction(self._app_pool, tenant) as tx:
-                await self._store(tx, planned)
-                document = overlay_json(overlay)
-                await write_choice(tx, expected, packs, document, planned.new, actor=actor, remarks=remarks)
+                await resolve_pack(tx, pack.name, pack.digest)
+            await self._store(tx, planned)
+            document = overlay_json(overlay)
+            await write_choice(tx, expected, packs, document, planned.new, actor=actor, remarks=remarks)
         self._remember(planned)
         return await self._put_in_force(tenant, now)
 
@@ -164,6 +172,7 @@ class RuleEnforcer:
         except UnusableSet as error:
             logger.warning("rules refused: those before go on", tenant=str(tenant), error=str(error))
             await self._refuse(tenant, choice, error)
+            await self._put_in_force(tenant, now)  # those before, if that was left half done
             return
         async with tenant_transaction(self._app_pool, tenant) as tx:
             current = await read_choice(tx, lock=True)
@@ -181,20 +190,15 @@ class RuleEnforcer:
         for tenant in due:
             try:
                 await self.enforce(tenant, now)
-            except (PackNotFound, LookupError, BadOverlay, CheckEnded):  # one tenant's trouble is no other's
+            except StorageUnavailable:
+                raise
+            except Exception:  # one tenant's trouble, whatever it is, is no other's
                 logger.exception("rules not made: those before go on", tenant=str(tenant))
         return len(due)
 
     async def enforce_everywhere(self, actor: str, now: datetime) -> None:
         """At start-up: the program's own starter pack, and a rule set for every tenant that has none."""
         await self.install_starter(actor)
-        async with system_transaction(self._writer_pool) as tx:
-            known = await list_tenants(tx)
-        for tenant in known:
-            async with tenant_transaction(self._app_pool, tenant.id) as own:
-                choice = await read_choice(own)
-            if choice.digest is None:
-                await self.enforce(tenant.id, now)
         await self.enforce_due(now)
 
     def chore(self) -> Chore:
@@ -248,8 +252,8 @@ class RuleEnforcer:
     async def _refuse(self, tenant: TenantId, choice: RuleChoice, error: UnusableSet) -> None:
         async with tenant_transaction(self._app_pool, tenant) as tx:
             current = await read_choice(tx, lock=True)
-            if current.version == choice.version and current.refused_digest != error.new.digest:
-                await refuse_rules(tx, error.new, str(error))
+            if current.version == choice.version:
+                await refuse_rules(tx, current, error.new, str(error))
 
 
 class UnusableSet(RulesRefused):

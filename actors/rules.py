@@ -159,19 +159,20 @@ class RuleLibrary:
 
         rules = load_rule_set(unpack(pack))
         shared = self._shared(rules)
-        if shared is not None:
-            return shared
-        matcher = CompiledMatcher(rules.rules)
+        made = LoadedRules(rules, CompiledMatcher(rules.rules)) if shared is None else shared
         if self._cache is not None:
-            matcher.prepare(expected_logsources(rules.rules))
-            self._cache.write(CompiledRules(rules, matcher.shelf.engine.name, matcher.shelf.dumps()))
-        return LoadedRules(rules, matcher)
+            if shared is None:
+                made.matcher.prepare(expected_logsources(rules.rules))
+            self._cache.write(CompiledRules(made.rules, made.matcher.shelf.engine.name, made.matcher.shelf.dumps()))
+        return made
 
     def _shared(self, rules: RuleSet) -> LoadedRules | None:
-        """The rule set with the matcher of one that has equal rules, as sets do that differ in a reason or an order."""
+        """The rule set with the matcher of one that has equal rules, as sets do that differ only in what is folded or
+        silent, or in their correlations."""
         for loaded in list(self._loaded.values()):
             if loaded.rules.rules == rules.rules:
-                return LoadedRules(replace(rules, rules=loaded.rules.rules), loaded.matcher)
+                # The same rules once in memory, in a tuple of its own: by that `matcher` tells whose set is meant.
+                return LoadedRules(replace(rules, rules=tuple(list(loaded.rules.rules))), loaded.matcher)
         return None
 
     async def load_for(self, batch: Batch) -> LoadedRules | None:

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench.figures import Figure, keep, show
+from bench.figures import Figure, finish
 from cluster.postgres import SUPERUSER, EmbeddedPostgres
 from detect.batch import Batch, BatchOutput
 from detect.normalize import default_normalizer
@@ -152,9 +152,7 @@ def measured(seconds: float = 3.0) -> list[Figure]:
 def main() -> int:
     """Prints the table and keeps it; exit status 1 when COPY is below its floor."""
     figures = measured(float(sys.argv[1]) if len(sys.argv) > 1 else 3.0)
-    show(figures)
-    sys.stdout.write(f"kept in {keep(figures)}\n")
-    return 0 if all(figure.holds for figure in figures) else 1
+    return finish(figures)
 
 
 if __name__ == "__main__":

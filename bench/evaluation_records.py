@@ -12,16 +12,20 @@ from typing import Any
 from detect.normalize import default_normalizer
 from detect.record import LogRecord, NormalizedRecord, RecordRef
 
-DATA = Path(os.environ.get("TRUSTSOC_TEST_DATA") or Path(__file__).resolve().parents[1].parent / "shared" / "data")
+DATA = Path(os.environ.get("TRUSTSOC_TEST_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 SETS = ("evtx_attack", "mordor", "loghub", "access_log", "hostile_web")
 
 
+class DataMissing(FileNotFoundError):
+    """There is no evaluation data; the text says where it was looked for."""
+
+
 def reader() -> Any:
-    """The data's own reader; raises FileNotFoundError where the data is not."""
+    """The data's own reader. Raises DataMissing."""
     path = DATA / "load.py"
     spec = importlib.util.spec_from_file_location("evaluation_data", path)
     if not path.exists() or spec is None or spec.loader is None:
-        raise FileNotFoundError(f"the evaluation data is missing: no {path}; set TRUSTSOC_TEST_DATA to its folder")
+        raise DataMissing(f"the evaluation data is missing: no {path}; set TRUSTSOC_TEST_DATA to its folder")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.Data()

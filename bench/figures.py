@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import multiprocessing
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import orjson
 from rich.console import Console
 from rich.table import Table
+
+T = TypeVar("T")
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -57,3 +62,16 @@ def keep(figures: Sequence[Figure], name: str = "latest") -> Path:
     known |= {figure.name: asdict(figure) for figure in figures}
     path.write_bytes(orjson.dumps(list(known.values()), option=orjson.OPT_INDENT_2) + b"\n")
     return path
+
+
+def finish(figures: Sequence[Figure]) -> int:
+    """Shows the figures and keeps them; a command's exit status: 1 when one is on the wrong side of its floor."""
+    show(figures)
+    sys.stdout.write(f"kept in {keep(figures)}\n")
+    return 0 if all(figure.holds for figure in figures) else 1
+
+
+def apart(part: Callable[..., T], *given: Any) -> T:
+    """What the part gives in a fresh process: nothing of it is warm, and nothing of it stays."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as fresh:
+        return fresh.submit(part, *given).result()

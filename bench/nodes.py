@@ -26,7 +26,7 @@ import psutil
 from bench.chaos.senders import Batch, Sender, attack
 from bench.chaos.verdict import judge
 from bench.figures import Figure, keep
-from bench.system import free_port
+from bench.system import free_port, new_tenant
 from cluster.embedded import EmbeddedCluster
 from serve.settings import Settings
 
@@ -94,7 +94,8 @@ def measure(folder: Path, progress: Callable[[str], None]) -> NodeLoss:
     try:
         endpoint = cluster.start(progress)
         admin = {"Authorization": f"Bearer {endpoint.admin_key}"}
-        keys = {name: _new_tenant(endpoint.base_url, admin, name) for name in ("one", "two", "three")}
+        with httpx.Client(base_url=endpoint.base_url, headers=admin, timeout=30) as administrator:
+            keys = {name: new_tenant(administrator, name, "ingest", "read") for name in ("one", "two", "three")}
         origin = time.time_ns() - 86400 * 10**9
         senders = {name: Sender(endpoint.base_url, key, _endless(name, origin), 0.1) for name, key in keys.items()}
         for sender in senders.values():
@@ -143,13 +144,6 @@ def _raylets_of_actors() -> dict[str, int]:
         pid = ray.get(ray.get_actor(name, namespace=NAMESPACE).process_id.remote(), timeout=30)
         places[name] = psutil.Process(pid).ppid()
     return places
-
-
-def _new_tenant(base_url: str, admin: dict[str, str], name: str) -> str:
-    with httpx.Client(base_url=base_url, headers=admin, timeout=30) as client:
-        client.post("/api/admin/tenants", json={"name": name}).raise_for_status()
-        made = client.post(f"/api/admin/tenants/{name}/keys", json={"label": name, "scopes": ["ingest", "read"]})
-        return str(made.raise_for_status().json()["key"])
 
 
 def _endless(name: str, origin: int) -> Iterator[Batch]:

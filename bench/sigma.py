@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import argparse
 import gc
-import multiprocessing
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -22,10 +20,10 @@ from uuid import UUID
 import psutil
 
 from actors.rule_cache import RuleCache
-from bench.figures import Figure, keep, show
+from bench.evaluation_records import DataMissing
+from bench.figures import Figure, apart, finish
 from bench.sigma_correlation import correlation_figures
 from bench.windows_events import (
-    DataMissing,
     Shape,
     all_unique,
     kept_requests,
@@ -64,27 +62,21 @@ def measure(events: int = EVENTS, memory_events: int = MEMORY_EVENTS) -> list[Fi
     """All figures: so many events for the speeds, and so many for the memory."""
     with tempfile.TemporaryDirectory(prefix="trustsoc-bench-") as name:
         folder = Path(name)
-        figures = _apart(compile_cold, folder)
-        figures += _apart(load_compiled, folder)
+        figures = apart(compile_cold, folder)
+        figures += apart(load_compiled, folder)
         for kind, count, floor, alone in (
             ("natural events", events, 25_000, 50_000),
             ("unique command lines", min(events, WORST_EVENTS), 8_000, 10_000),
         ):
             for shape in _SHAPES:
-                _apart(_write, folder, kind, shape, count)
-                figures += _apart(speed, folder, kind, shape, floor)
-                figures += _apart(matching, folder, kind, shape, alone)
+                apart(_write, folder, kind, shape, count)
+                figures += apart(speed, folder, kind, shape, floor)
+                figures += apart(matching, folder, kind, shape, alone)
         for kind in ("natural events", "all values unique"):
-            _apart(_write, folder, kind, "line", memory_events)
-            figures += _apart(memory, folder, kind, memory_events)
-        figures += _apart(many_documents)
+            apart(_write, folder, kind, "line", memory_events)
+            figures += apart(memory, folder, kind, memory_events)
+        figures += apart(many_documents)
     return figures + correlation_figures(COMMAND)
-
-
-def _apart(part: Callable[..., list[Figure]], *given: Any) -> list[Figure]:
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as fresh:
-        figures: list[Figure] = fresh.submit(part, *given).result()
-        return figures
 
 
 def _write(folder: Path, kind: str, shape: Shape, count: int) -> list[Figure]:
@@ -252,9 +244,7 @@ def main() -> int:
     except DataMissing as missing:
         sys.stderr.write(f"{missing}\n")
         return 2
-    show(figures)
-    sys.stdout.write(f"kept in {keep(figures)}\n")
-    return 0 if all(figure.holds for figure in figures) else 1
+    return finish(figures)
 
 
 if __name__ == "__main__":

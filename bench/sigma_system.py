@@ -15,9 +15,10 @@ from pathlib import Path
 
 import httpx
 
-from bench.figures import Figure, keep, show
-from bench.system import System, new_tenant, running_system
-from bench.windows_events import DataMissing, kept_requests, natural_events, public_rules, write_requests
+from bench.evaluation_records import DataMissing
+from bench.figures import Figure, finish
+from bench.system import System, await_judged, new_tenant, running_system, status
+from bench.windows_events import kept_requests, natural_events, public_rules, write_requests
 from detect.sigma.pack import pack_bytes
 
 COMMAND = "python -m bench.sigma_system"
@@ -73,7 +74,7 @@ def _tenants(system: System) -> dict[str, httpx.Client]:
             administrator.put(place, json=chosen).raise_for_status()
             clients[name] = httpx.Client(base_url=system.base_url, headers=headers, timeout=300)
     for client in clients.values():
-        _await_judged(client)
+        await_judged(client, _LIMIT_S)
     return clients
 
 
@@ -83,24 +84,14 @@ def _pass(system: System, client: httpx.Client, bodies: list[bytes]) -> tuple[fl
     before, spent, began = _judged_records(client), system.cpu_seconds(), time.monotonic()
     for body in bodies:
         client.post("/v1/logs", content=body, headers=headers).raise_for_status()
-    _await_judged(client)
+    await_judged(client, _LIMIT_S)
     seconds, spent = time.monotonic() - began, system.cpu_seconds() - spent
     records = _judged_records(client) - before
     return records / seconds / (os.cpu_count() or 1), spent / records
 
 
-def _await_judged(client: httpx.Client) -> None:
-    deadline = time.monotonic() + _LIMIT_S
-    while time.monotonic() < deadline:
-        counts = client.get("/api/status").raise_for_status().json()["counts"]
-        if counts["judged"] == counts["batches"]:
-            return
-        time.sleep(0.1)
-    raise TimeoutError(f"the detectors did not catch up in {_LIMIT_S:.0f} s")
-
-
 def _judged_records(client: httpx.Client) -> int:
-    return int(client.get("/api/status").raise_for_status().json()["counts"]["records"])
+    return int(status(client)["counts"]["records"])
 
 
 def main() -> int:
@@ -111,9 +102,7 @@ def main() -> int:
     except DataMissing as missing:
         sys.stderr.write(f"{missing}\n")
         return 2
-    show(figures)
-    sys.stdout.write(f"kept in {keep(figures)}\n")
-    return 0
+    return finish(figures)
 
 
 if __name__ == "__main__":

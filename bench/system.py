@@ -65,18 +65,12 @@ class System:
     def status(self) -> dict[str, Any]:
         """GET /api/status."""
         with self.client() as client:
-            answer: dict[str, Any] = client.get("/api/status").raise_for_status().json()
-            return answer
+            return status(client)
 
     def await_judged(self, limit_s: float = 300.0) -> float:
         """Seconds until every durable batch is judged."""
-        began = time.monotonic()
-        while time.monotonic() - began < limit_s:
-            counts = self.status()["counts"]
-            if counts["judged"] == counts["batches"]:
-                return time.monotonic() - began
-            time.sleep(0.1)
-        raise TimeoutError(f"the detectors did not catch up in {limit_s:.0f} s")
+        with self.client() as client:
+            return await_judged(client, limit_s)
 
     def await_advisor(self, limit_s: float = 600.0) -> None:
         """Returns once the advisor has its corpus, or there is none to wait for."""
@@ -118,6 +112,23 @@ class System:
                 if _part_of(process.name()) == "detector":
                     return process
         return None
+
+
+def status(client: httpx.Client) -> dict[str, Any]:
+    """GET /api/status, as the client's tenant sees it."""
+    answer: dict[str, Any] = client.get("/api/status").raise_for_status().json()
+    return answer
+
+
+def await_judged(client: httpx.Client, limit_s: float) -> float:
+    """Seconds until every durable batch of the client's tenant is judged. Raises TimeoutError."""
+    began = time.monotonic()
+    while time.monotonic() - began < limit_s:
+        counts = status(client)["counts"]
+        if counts["judged"] == counts["batches"]:
+            return time.monotonic() - began
+        time.sleep(0.1)
+    raise TimeoutError(f"the detectors did not catch up in {limit_s:.0f} s")
 
 
 def new_tenant(administrator: httpx.Client, name: str, *scopes: str) -> str:

@@ -19,7 +19,7 @@ import orjson
 import psutil
 
 from actors.rules import RuleLibrary
-from bench.figures import Figure, keep, show
+from bench.figures import Figure, finish
 from detect.batch import Batch
 from detect.record import TenantId
 from detect.sigma import load_rule_set, pack_bytes, starter_pack
@@ -120,9 +120,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
     parser.add_argument("--records", type=int, default=RECORDS, help="in all, for each number of tenants")
     figures = measure(records=parser.parse_args().records)
-    show(figures)
-    sys.stdout.write(f"kept in {keep(figures)}\n")
-    return 0 if all(figure.holds for figure in figures) else 1
+    return finish(figures)
 
 
 if __name__ == "__main__":

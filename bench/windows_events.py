@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +11,10 @@ from typing import Any, Literal
 import orjson
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
+from bench.evaluation_records import reader
+from bench.otlp_values import any_value
 from detect.batch import Batch
 
-DATA = Path(os.environ.get("TRUSTSOC_TEST_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 Shape = Literal["map", "line"]
 """How an event stands in its record's body: as a map of attributes, or as a line of JSON."""
 
@@ -28,23 +27,9 @@ _DIGITS = "0123456789"
 _LONG_NUMBER = re.compile("[0-9]{3,}")
 
 
-class DataMissing(RuntimeError):
-    """There is no evaluation data; the text says where it was looked for."""
-
-
-def _reader() -> Any:
-    path = DATA / "load.py"
-    spec = importlib.util.spec_from_file_location("evaluation_data", path) if path.exists() else None
-    if spec is None or spec.loader is None:
-        raise DataMissing(f"the evaluation data is not at {DATA}: set TRUSTSOC_TEST_DATA to its folder")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.Data()
-
-
 def public_rules() -> list[tuple[str, str]]:
     """(path, YAML text) of every rule of SigmaHQ's archive."""
-    return list(_reader().sigma_rules())
+    return list(reader().sigma_rules())
 
 
 def natural_events(count: int) -> Iterator[dict[str, Any]]:
@@ -78,7 +63,7 @@ def all_unique(count: int) -> Iterator[dict[str, Any]]:
 
 
 def _windows_events() -> Iterator[dict[str, Any]]:
-    for label in _reader().mordor():
+    for label in reader().mordor():
         for event in label["events"]:
             if isinstance(event, dict) and "EventID" in event:
                 yield event
@@ -129,25 +114,5 @@ def _requests(events: Iterator[dict[str, Any]], shape: Shape) -> Iterator[Batch]
             if shape == "line":
                 record.body.string_value = orjson.dumps(event).decode()
             else:
-                _put(record.body, event)
+                record.body.CopyFrom(any_value(event))
         yield Batch(seq, _BASE_NS, "otlp_protobuf", request.SerializeToString())
-
-
-def _put(target: Any, value: Any) -> None:
-    match value:
-        case bool():
-            target.bool_value = value
-        case int():
-            target.int_value = value
-        case float():
-            target.double_value = value
-        case str():
-            target.string_value = value
-        case dict():
-            target.kvlist_value.SetInParent()
-            for key, item in value.items():
-                _put(target.kvlist_value.values.add(key=str(key)).value, item)
-        case list():
-            target.array_value.SetInParent()
-            for item in value:
-                _put(target.array_value.values.add(), item)

@@ -22,7 +22,7 @@ from cluster.terminal_text import text, visible
 
 if TYPE_CHECKING:
     from hunt.books import HuntBooks
-    from hunt.found import FoundWriter
+    from hunt.found import Found, FoundWriter
     from hunt.inputs import InputFile, NamedError
     from hunt.log_format import LogFormat
     from hunt.rule_cache import LoadedRules
@@ -33,6 +33,7 @@ EXIT_FOUND = 1
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 _SHOWN_RULE_ERRORS = 10
+_REFRESH_SECONDS = 0.1
 
 
 def hunt(  # noqa: PLR0913 - every option is a parameter
@@ -150,8 +151,7 @@ def _clean_end() -> Iterator[None]:
     except KeyboardInterrupt as error:
         raise typer.Exit(EXIT_INTERRUPTED) from error
     except BrokenPipeError as error:
-        # What Python would still flush at exit has nowhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_unwritten()
         raise typer.Exit(EXIT_BROKEN_PIPE) from error
 
 
@@ -166,18 +166,53 @@ def _writer(output: Path | None, output_format: OutputFormat) -> Iterator[FoundW
         except OSError as error:
             raise UsageError(f"cannot write {output}: {error.strerror or error}") from error
     try:
-        match output_format:
-            case OutputFormat.jsonl:
-                yield JsonLinesWriter(stream)
-            case OutputFormat.csv:
-                yield CsvWriter(stream)
-            case OutputFormat.table:
-                from cluster.render_hunt import TableWriter
+        with _told_failures(output):
+            match output_format:
+                case OutputFormat.jsonl:
+                    writer: FoundWriter = JsonLinesWriter(stream.buffer)
+                case OutputFormat.csv:
+                    writer = CsvWriter(stream)
+                case OutputFormat.table:
+                    from cluster.render_hunt import TableWriter
 
-                yield TableWriter(render.terminal(stream))
+                    writer = TableWriter(render.terminal(stream))
+        yield _TellingWriter(writer, output)
     finally:
         if output is not None:
-            stream.close()
+            with contextlib.suppress(OSError):  # all that matters was flushed, or has failed already
+                stream.close()
+
+
+class _TellingWriter:
+    """A writer whose failures end the command with the name of what it writes."""
+
+    def __init__(self, writer: FoundWriter, output: Path | None) -> None:
+        self._writer, self._output = writer, output
+
+    def write(self, found: Found) -> None:
+        with _told_failures(self._output):
+            self._writer.write(found)
+
+    def flush(self) -> None:
+        with _told_failures(self._output):
+            self._writer.flush()
+
+
+@contextlib.contextmanager
+def _told_failures(output: Path | None) -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:  # no failure: whoever read it has seen enough
+        raise
+    except OSError as error:
+        if output is None:
+            _forget_unwritten()
+        raise CommandError(f"cannot write {output or 'the findings'}: {error.strerror or error}") from error
+
+
+def _forget_unwritten() -> None:
+    """What Python would still flush to standard output at exit has nowhere to go."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextlib.contextmanager
@@ -195,14 +230,20 @@ def _progress(console: Console, inputs: list[InputFile], *, quiet: bool) -> Iter
         TimeRemainingColumn(),
         console=console,
         transient=True,
+        auto_refresh=False,  # which takes a thread, and a process with threads is not copied for workers
     )
+    shown = 0.0
     with bars:
         total = None if any(file.live for file in inputs) else sum(file.size for file in inputs)
         task = bars.add_task("hunting", total=total, records=0, found=0)
 
         def watch(file: InputFile, read: int, books: HuntBooks) -> None:
+            nonlocal shown
             name = visible(Path(file.path).name)[-30:]
             bars.update(task, description=name, advance=read, records=books.records, found=books.found.total())
+            if time.monotonic() - shown >= _REFRESH_SECONDS:
+                shown = time.monotonic()
+                bars.refresh()
 
         yield watch
 
@@ -244,11 +285,9 @@ def _nanoseconds(stated: str | None, option: str) -> int | None:
 
     from cluster.moments import parse_moment
 
-    return (
-        (datetime.fromisoformat(parse_moment(stated, option)) - datetime(1970, 1, 1, tzinfo=UTC))
-        // timedelta(microseconds=1)
-        * 1000
-    )
+    since_epoch = datetime.fromisoformat(parse_moment(stated, option)) - datetime(1970, 1, 1, tzinfo=UTC)
+    # Beyond what 64 bits hold (1677 to 2262) no record states a time, and the bound itself says the same.
+    return max(-(2**63), min(since_epoch // timedelta(microseconds=1) * 1000, 2**63 - 1))
 
 
 def _cache_folder() -> Path:

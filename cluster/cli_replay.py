@@ -11,12 +11,11 @@ from rich.text import Text
 
 from cluster import render
 from cluster.cli_options import AsJson, DataDir, Tenant, Url, keyring_of
+from cluster.cli_rules_server import rule_files
 from cluster.client import open_http
-from cluster.command_error import UsageError
 from cluster.replay_progress import SILENCE_S, followed
 from cluster.terminal_text import shortened, text, utc
 
-_LARGEST_RULES = 15 * 2**20
 _VERDICTS = {
     "same": "said again exactly",
     "missing": "stored, not said again",
@@ -33,7 +32,7 @@ def replay(
         int | None, typer.Option("--to", metavar="SEQ", min=1, help="The last; all that is judged.")
     ] = None,
     rules: Annotated[
-        Path | None, typer.Option("--rules", exists=True, help="Judge by these Sigma rules instead: a file or folder.")
+        Path | None, typer.Option("--rules", exists=True, help="Judge by these Sigma rules instead.")
     ] = None,
     data_dir: DataDir = None,
     url: Url = None,
@@ -43,7 +42,7 @@ def replay(
     """Judges past batches again and shows the difference to what is stored. Nothing is changed."""
     body: dict[str, Any] = {"from": first, "to": last}
     if rules is not None:
-        body["rules"] = _rule_files(rules)
+        body["rules"] = rule_files([str(rules)])
     keyring = keyring_of(data_dir, url)
     key = keyring.tenant_key(tenant)
     with open_http(keyring.base_url, key, SILENCE_S, tenant) as http:
@@ -52,19 +51,6 @@ def replay(
         render.print_json(result)
     else:
         _show(render.terminal(), result)
-
-
-def _rule_files(path: Path) -> list[dict[str, str]]:
-    files = [path] if path.is_file() else sorted({*path.rglob("*.yml"), *path.rglob("*.yaml")})
-    if not files:
-        raise UsageError(f"{path} holds no .yml or .yaml file")
-    try:
-        found = [{"name": str(file), "text": file.read_text(encoding="utf-8")} for file in files]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read the rules: {error}") from error
-    if sum(len(file["text"]) for file in found) > _LARGEST_RULES:
-        raise UsageError(f"the rules are larger than {_LARGEST_RULES} bytes: give those that matter")
-    return found
 
 
 def _show(console: Console, result: dict[str, Any]) -> None:

@@ -62,7 +62,7 @@ def rules_lint(
     findings = [Finding(problem.path, 1, "", "not-loaded", "error", problem.reason) for problem in files.problems]
     findings.extend(lint(files.sources, loaded, default_definitions(), leave_out or ()))
     if report_format is ReportFormat.json:
-        _print_json({"findings": [_finding_json(finding) for finding in findings]})
+        render.print_json({"findings": [_finding_json(finding) for finding in findings]})
     else:
         _show_findings(findings, len(loaded.rules) + len(loaded.correlations), len(files.sources))
     if any(finding.weight == "error" or (strict and finding.weight == "warning") for finding in findings):
@@ -85,7 +85,7 @@ def rules_test(
     report = run_pack_tests(loaded, files.sources, files.tests, default_normalizer())
     broken = [*map(str, files.problems), *map(str, loaded.errors)]
     if report_format is ReportFormat.json:
-        _print_json(_report_json(report, broken))
+        render.print_json(_report_json(report, broken))
     else:
         _show_report(report, broken)
     if report.failed or broken or (require_tests and report.untested):
@@ -106,7 +106,7 @@ def rules_navigator(
 
     layer = navigator_layer(load_rule_set(_read(paths).sources), name)
     if output is None:
-        _print_json(layer)
+        render.print_json(layer)
         return
     try:
         output.write_bytes(orjson.dumps(layer, option=orjson.OPT_INDENT_2) + b"\n")
@@ -135,7 +135,7 @@ def rules_coverage(
     loaded = load_rule_set(_read(rules).sources)
     report = coverage_of(loaded, arrivals_in(files, console))
     if report_format is ReportFormat.json:
-        _print_json(report.as_json())
+        render.print_json(report.as_json())
     else:
         show_coverage(render.terminal(), report, show_all=show_all)
 
@@ -164,10 +164,6 @@ def _read(paths: list[str] | None) -> RuleFiles:
     if not files.sources and not files.tests and not files.problems:
         raise UsageError(f"no rule files in {', '.join(paths or ())}: they end in .yml or .yaml")
     return files
-
-
-def _print_json(value: Any) -> None:
-    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n")
 
 
 def _finding_json(finding: Finding) -> dict[str, Any]:

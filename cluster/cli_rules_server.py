@@ -156,7 +156,7 @@ def rules_backtest(
     as_json: AsJson = False,
 ) -> None:
     """Judges the past again with these rules added or in place of their like, and shows what would differ."""
-    rules = _rule_files(paths)
+    rules = rule_files(paths)
     body = {"rules": rules, "since": moment(since, "--since"), "until": moment(until, "--until")}
     keyring = keyring_of(data_dir, url)
     with open_http(keyring.base_url, keyring.tenant_key(tenant), SILENCE_S, tenant) as http:
@@ -171,22 +171,22 @@ def _archive(path: str) -> bytes:
     """What the server is sent: an archive as it is, everything else packed here, tests and all, for the pin's sake."""
     from detect.sigma.archive import is_archive
     from detect.sigma.pack import pack_bytes
-    from hunt.rule_files import UnusableRules, read_rule_files
+    from hunt.rule_files import UnusableRules, rule_content
 
     found = Path(path)
     try:
-        if found.is_file() and is_archive(content := found.read_bytes()):
-            return content
-        files = read_rule_files([path])
+        if found.is_file() and is_archive(archive := found.read_bytes()):
+            return archive
+        content = rule_content(path)
     except (OSError, UnusableRules) as error:
         raise UsageError(f"cannot read the rules: {error}") from error
-    if files.problems:
-        raise UsageError("; ".join(map(str, files.problems[:5])))
-    prefix = f"{found.as_posix()}/" if found.is_dir() else ""
-    return pack_bytes([(name.removeprefix(prefix), source) for name, source in (*files.sources, *files.tests)])
+    if content.problems:
+        raise UsageError("; ".join(map(str, content.problems[:5])))
+    return pack_bytes(content.sources)
 
 
-def _rule_files(paths: list[str]) -> list[dict[str, str]]:
+def rule_files(paths: list[str]) -> list[dict[str, str]]:
+    """The rules of files, folders and archives as requests state them. Raises UsageError."""
     from hunt.rule_files import UnusableRules, read_rule_files
 
     try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -17,11 +16,11 @@ from typing import IO, NamedTuple, Self, cast
 
 from cluster.command_error import CommandError
 from hunt.compressed import DAMAGE, UTF16_MARKS, decompressed
+from hunt.plain_text import mended
 
 STANDARD_INPUT = "-"
 
 _UTF8_MARK = b"\xef\xbb\xbf"
-_ESCAPED_BYTES = re.compile("[\udc80-\udcff]")
 
 
 class LogFileError(CommandError):
@@ -117,8 +116,5 @@ class LogFile:
 
 
 def _decoded(number: int, line: bytes) -> LogLine:
-    try:
-        return LogLine(number, line.decode("utf-8"), len(line), mended=False)
-    except UnicodeDecodeError:
-        escaped = line.decode("utf-8", "surrogateescape")
-        return LogLine(number, _ESCAPED_BYTES.sub("\ufffd", escaped), len(line), mended=True)
+    text, changed = mended(line)
+    return LogLine(number, text, len(line), mended=changed)

@@ -17,6 +17,9 @@ def show_backtest(console: Console, result: dict[str, Any]) -> None:
     span = f"batches {result['from']} to {result['to']}, received {result['received_from']} to {result['received_to']}"
     counts = ", ".join(f"{result[name]:,} {name}" for name in _COUNTS if result[name])
     console.print(text(f"{counts or 'Nothing'} in {span}.", "bold"))
+    repeats = result["repeats"]
+    if any(repeats.values()):
+        console.print(text(f"Folded into them: {repeats['said']:,} repeats, {repeats['stored']:,} as stored."))
     if not result["rules"]:
         return
     table = render.plain_table("rule", "day", *_COUNTS)

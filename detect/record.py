@@ -52,7 +52,8 @@ class LogRecord(msgspec.Struct, frozen=True, gc=False):
 
     `time_ns` is the event time that detection uses: the stated time, or the observed one where none was stated,
     clamped when it lies in the future of the journal's own receive time. `stated_ns` keeps what the sender wrote.
-    `trace_id` and `span_id` are lower-case hex, empty when absent.
+    `trace_id` and `span_id` are lower-case hex, empty when absent. `sent` is the line of JSON that a body was read
+    from, where somebody has read it already and knows it; it is no part of the record.
     """
 
     ref: RecordRef
@@ -72,6 +73,7 @@ class LogRecord(msgspec.Struct, frozen=True, gc=False):
     event_name: str = ""
     dropped_attributes: int = 0
     time_mark: TimeMark = ""
+    sent: str = ""
 
 
 class Entity(NamedTuple):

@@ -1,8 +1,9 @@
 """The form of a detector snapshot: a mark, the format number (2 bytes), then zstd with checksum over msgpack.
 
 Format 2 holds the evidence of correlations once for all of them, with binary digests; a contribution names its
-evidence by number. Format 1 repeated it in each contribution. Format 3 has the open windows of folded floods. Older
-formats are read: snapshot_migrations brings them up, one format at a time.
+evidence by number. Format 1 repeated it in each contribution. Format 3 has the open windows of folded floods. Format 4
+has the last firings of a group of a correlation, and its long texts cut. Older formats are read: snapshot_migrations
+brings them up, one format at a time.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import zstandard
 
 from detect.snapshot_migrations import migrated
 
-FORMAT = 3
+FORMAT = 4
 _MARK = b"trustsoc-detector"
 _LEVEL = 3
 # A snapshot is ours, but it passes through a database: what it may inflate to is bounded all the same.

@@ -10,11 +10,14 @@ from typing import Any
 
 from detect.event import Evidence
 from detect.record import RecordRef
+from detect.sigma.group import MAX_TEXT, held_text
 from detect.snapshot_evidence import evidence_columns, in_journal_order
 
 Content = dict[str, Any]
 
-_EVIDENCE = 4  # its place in a contribution (detect/sigma/correlation.py)
+# Their places in a contribution (detect/sigma/correlation.py).
+_VALUE = 3
+_EVIDENCE = 4
 
 
 def _to_2(content: Content) -> Content:
@@ -67,8 +70,30 @@ def _to_3(content: Content) -> Content:
     return content | {"folds": []}
 
 
+def _to_4(content: Content) -> Content:
+    """Format 3 knew only one time at which a group had fired, and kept texts of any length."""
+    sigma = content["sigma"]
+    if sigma is None:
+        return content
+
+    def changed(row: list[Any]) -> list[Any]:
+        key, fired_ns, touched_ns, *waiting, contributions = row
+        held = [
+            [*item[:_VALUE], held_text(item[_VALUE]), *item[_VALUE + 1 :]] if len(item[_VALUE]) > MAX_TEXT else item
+            for item in contributions
+        ]
+        fired = [] if fired_ns is None else [fired_ns]
+        return [[held_text(part) for part in key], fired, 0, touched_ns, *waiting, held]
+
+    correlations = {
+        rule: state | {"groups": [changed(row) for row in state["groups"]]}
+        for rule, state in sigma["correlations"].items()
+    }
+    return content | {"sigma": sigma | {"correlations": correlations}}
+
+
 # Format -> how its content becomes that of the next format.
-MIGRATIONS: Mapping[int, Callable[[Content], Content]] = {1: _to_2, 2: _to_3}
+MIGRATIONS: Mapping[int, Callable[[Content], Content]] = {1: _to_2, 2: _to_3, 3: _to_4}
 
 
 def migrated(content: Content, found: int, wanted: int) -> Content:

@@ -17,7 +17,7 @@ import msgspec
 
 from detect.anomaly import AnomalyDetector, AnomalyModel, AnomalySettings
 from detect.batch import Batch, BatchOutput
-from detect.event import DetectionEvent
+from detect.event import DetectionEvent, Evidence
 from detect.fold import EventFolder, FoldWindow
 from detect.group import GroupingSettings, IncidentGrouper
 from detect.ledger import LedgerGapControl, ledger_gap
@@ -28,9 +28,8 @@ from detect.retry import RetryControl
 from detect.rollup import MINUTE_NS, ClosedWindow, EntityWindows, RollupSettings
 from detect.sigma import RuleMatcher, RuleSet, SigmaDetector, SigmaRule
 from detect.sigma.compiled import CompiledMatcher
-from detect.snapshot import FORMAT, unpack_snapshot
-from detect.snapshot_capture import CapturedState
-from detect.snapshot_evidence import read_columns
+from detect.snapshot import FORMAT, pack_snapshot, unpack_snapshot
+from detect.snapshot_evidence import evidence_columns, in_journal_order, read_columns
 from detect.tally import BatchTally
 
 
@@ -144,25 +143,27 @@ class TenantDetector:
 
     def snapshot(self) -> bytes:
         """The whole state: the same journal gives the same bytes. `restore` reads it, pack_snapshot says the form."""
-        return self.capture().pack()
-
-    def capture(self) -> CapturedState:
-        """The state as it is now, in a fraction of a snapshot's time: pack it while the detector goes on."""
-        return CapturedState(
-            self.seq,
+        sigma, windows = self._sigma, self._windows.snapshot()
+        held = set[Evidence](windows["evidence"])
+        if sigma is not None:
+            held.update(*sigma.evidence())
+        ordered = in_journal_order(held)
+        numbers = {evidence: number for number, evidence in enumerate(ordered)}
+        return pack_snapshot(
+            FORMAT,
             {
                 "tenant": self._tenant.bytes,
                 "seq": self.seq,
                 "latest_ns": self._latest_ns,
                 "settings": msgspec.to_builtins(self._settings),
-                "rules": None if self._sigma is None else self._sigma.rules.digest,
-                "sigma": None,
-                "windows": self._windows.snapshot(),
+                "rules": None if sigma is None else sigma.rules.digest,
+                "sigma": None if sigma is None else sigma.snapshot(numbers),
+                "windows": windows | {"evidence": [numbers[evidence] for evidence in windows["evidence"]]},
                 "anomaly": self._anomaly.snapshot(),
                 "grouper": self._grouper.snapshot(),
                 "folds": self._folder.snapshot(),
+                "evidence": evidence_columns(ordered),
             },
-            None if self._sigma is None else self._sigma.capture(),
         )
 
     def restore(self, state: bytes) -> None:

@@ -37,28 +37,34 @@ def line_blocks(content: Readable, size: int = BLOCK_BYTES, longest: int = LONGE
 
     What reading raises comes after all that could be read, the line that it cut included.
     """
-    rest = b""
+    rest: list[bytes] = []
+    length = 0
     first = True
     try:
         while piece := content.read(size):
             if first:
                 piece, first = piece.removeprefix(_UTF8_MARK), False
             end = piece.rfind(b"\n") + 1
-            if not end:
-                rest += piece
-                if len(rest) > longest:
-                    found = _after_line(content, size)
-                    yield Block(b"", overlong=1)
-                    rest = found
+            if end:
+                data = b"".join((*rest, piece[:end]))
+                rest, length = [piece[end:]], len(piece) - end
+                yield Block(data)
                 continue
-            data, rest = rest + piece[:end], piece[end:]
-            yield Block(data)
+            rest.append(piece)
+            length += len(piece)
+            if length > longest:
+                found = _after_line(content, size)
+                end = found.rfind(b"\n") + 1
+                rest, length = [found[end:]], len(found) - end
+                yield Block(b"", overlong=1)
+                if end:
+                    yield Block(found[:end])
     except Exception:
-        if rest:
-            yield Block(rest)
+        if data := b"".join(rest):
+            yield Block(data)
         raise
-    if rest:
-        yield Block(rest)
+    if data := b"".join(rest):
+        yield Block(data)
 
 
 def _after_line(content: Readable, size: int) -> bytes:
@@ -84,7 +90,10 @@ def line_ranges(path: Path, size: int) -> Iterator[tuple[int, int]]:
                 yield start, length
                 return
             file.seek(end)
-            end += len(file.readline())
+            while piece := file.readline(BLOCK_BYTES):  # in pieces, for a file need not have another line end
+                end += len(piece)
+                if piece.endswith(b"\n"):
+                    break
             yield start, min(end, length)
             start = end
 
@@ -113,3 +122,26 @@ class LiveStream:
     def read(self, size: int) -> bytes:
         """What is there, at most `size` bytes; empty at the end."""
         return self._stream.read1(size)
+
+
+class Resumed:
+    """A stream from which `head` was read already, from its beginning."""
+
+    def __init__(self, head: bytes, stream: Readable) -> None:
+        self._head, self._stream = head, stream
+
+    def read(self, size: int) -> bytes:
+        """At most `size` bytes; empty at the end."""
+        if not self._head:
+            return self._stream.read(size)
+        data, self._head = self._head[:size], self._head[size:]
+        return data
+
+
+def read_whole(content: Readable, most: int) -> bytes:
+    """All that is to come, read to one byte more than `most` at the furthest."""
+    pieces, left = [], most + 1
+    while left and (piece := content.read(min(left, BLOCK_BYTES))):
+        pieces.append(piece)
+        left -= len(piece)
+    return b"".join(pieces)

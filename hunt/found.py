@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import csv
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Protocol, TextIO
+from typing import IO, Any, Final, Protocol, TextIO
 
 import msgspec
 import orjson
@@ -65,15 +65,15 @@ class FoundWriter(Protocol):
 
 
 class JsonLinesWriter:
-    """JSON lines. A rule's own part is put together once."""
+    """JSON lines in UTF-8. A rule's own part is put together once."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
         self._heads: dict[str, bytes] = {}
 
     def write(self, found: Found) -> None:
         """Writes one line. Raises OSError."""
-        self._stream.write(self.line(found).decode("utf-8") + "\n")
+        self._stream.write(self.line(found) + b"\n")
 
     def line(self, found: Found) -> bytes:
         """The line, without its end."""
@@ -84,8 +84,15 @@ class JsonLinesWriter:
                 "status": found.rule.status, "tags": found.rule.tags, "author": found.rule.author,
                 "license": found.rule.license, "path": found.rule.path,
             }  # fmt: skip
-            head = self._heads[found.rule.id] = b'{"kind":%b,"rule":%b,' % (_json(found.kind), _json(rule))
-        place = b'"time":%b,"file":%b,"line":%d,' % (_json(rfc3339(found.time_ns)), _json(found.file), found.line)
+            head = self._heads[found.rule.id] = b'{"kind":%b,"rule":%b,' % (
+                orjson.dumps(found.kind),
+                orjson.dumps(rule),
+            )
+        place = b'"time":%b,"file":%b,"line":%d,' % (
+            orjson.dumps(rfc3339(found.time_ns)),
+            orjson.dumps(found.file),
+            found.line,
+        )
         return head + place + found.tail
 
     def flush(self) -> None:
@@ -141,19 +148,3 @@ def rfc3339(time_ns: Nanoseconds | None) -> str | None:
 
 def _cell(value: object) -> object:
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
-
-
-def _json(value: Any) -> bytes:
-    try:
-        return orjson.dumps(value)
-    except (orjson.JSONEncodeError, UnicodeEncodeError, TypeError):
-        return orjson.dumps(_plain(value))
-
-
-def _plain(value: Any) -> Any:
-    """A file name may hold bytes that are no UTF-8, which reach Python as lone surrogates: they become escapes."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode("utf-8")
-    if isinstance(value, dict):
-        return {_plain(key): _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

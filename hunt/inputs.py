@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
+import stat
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from fnmatch import fnmatch
 from pathlib import Path
@@ -13,13 +15,15 @@ from typing import Final, cast
 import msgspec
 
 from detect.record import Nanoseconds
-from hunt.blocks import Block, LiveStream, line_blocks, line_ranges
+from hunt.blocks import Block, LiveStream, Readable, Resumed, line_blocks, line_ranges, read_whole
 from hunt.compressed import DAMAGE, MAGIC_LENGTH, UTF16_MARKS, as_utf8, decompressed, is_compressed
-from hunt.log_format import HEAD_BYTES, LogFormat, format_of
+from hunt.log_format import HEAD_BYTES, LogFormat, format_of, tells_format
+from hunt.plain_text import printable_name
+from hunt.records import DOCUMENT_TOO_LONG, EVENT_LOG_TOO_LONG, MAX_DOCUMENT_BYTES
 from hunt.units import DataUnit, FileUnit, RangeUnit, Unit
 
 STANDARD_INPUT: Final = "-"
-RANGE_BYTES: Final = 8 << 20
+RANGE_BYTES: Final = 4 << 20
 SHIPPED_BYTES: Final = 1 << 20
 """Bytes that are read here for a worker at once."""
 SMALL_FILE: Final = 16 << 20
@@ -27,11 +31,15 @@ SMALL_FILE: Final = 16 << 20
 
 
 class InputFile(msgspec.Struct, frozen=True):
-    """A file to read. `direct`: its bytes are in UTF-8 as they lie on the disk. `live`: standard input (path `-`) or a
-    pipe, which only this process can read, and only once; its format is looked at while it is read."""
+    """A file to read. `path` is its name as it is told, `place` the name that opens it.
+
+    `direct`: its bytes are in UTF-8 as they lie on the disk. `live`: standard input (path `-`) or a pipe, which only
+    this process can read, and only once; its format is looked at while it is read.
+    """
 
     number: int
     path: str
+    place: bytes
     size: int
     modified_ns: Nanoseconds
     format: LogFormat
@@ -68,10 +76,10 @@ def find_files(
         elif path.is_dir():
             below = list(_below(path, endings, globs, errors))
             if not below:
-                errors.append(NamedError(name, "no file below this folder is meant"))
+                errors.append(NamedError(printable_name(name), "no file below this folder is meant"))
             found.update(dict.fromkeys(below))
         else:
-            errors.append(NamedError(name, "does not exist"))
+            errors.append(NamedError(printable_name(name), "does not exist"))
     return list(found), errors
 
 
@@ -82,7 +90,7 @@ def _below(
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
-        errors.append(NamedError(str(folder), f"cannot be read: {error.strerror or error}"))
+        errors.append(NamedError(printable_name(str(folder)), f"cannot be read: {error.strerror or error}"))
         return
     for entry in entries:
         if entry.name.startswith("."):
@@ -110,21 +118,45 @@ def open_inputs(
 ) -> tuple[list[InputFile], list[NamedError]]:
     """The files with their formats, found by content unless one is forced; those that cannot be read are errors.
 
-    `now_ns` stands for when standard input was written, whose format cannot be looked at beforehand.
+    A file that several names lead to is read once. `now_ns` stands for when standard input was written, whose format
+    cannot be looked at beforehand.
     """
     inputs: list[InputFile] = []
     errors: list[NamedError] = []
-    for name in names:
+    for name in _once(names):
         number = len(inputs)
         if name == STANDARD_INPUT or not Path(name).is_file():
-            inputs.append(InputFile(number, name, 0, now_ns, forced or "text", direct=False, live=True))
+            place = os.fsencode(name)
+            inputs.append(
+                InputFile(number, printable_name(name), place, 0, now_ns, forced or "text", direct=False, live=True)
+            )
             continue
         try:
             inputs.append(_look(number, Path(name), forced))
         except DAMAGE as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-            errors.append(NamedError(name, f"cannot be read: {reason}"))
+            errors.append(NamedError(printable_name(name), f"cannot be read: {reason}"))
     return inputs, errors
+
+
+def _once(names: Sequence[str]) -> list[str]:
+    """One name for each file, in their order; a link gives way to the file that it leads to, whose name tells more."""
+    chosen: dict[object, str] = {}
+    for name in sorted(names, key=lambda name: Path(name).is_symlink()):
+        chosen.setdefault(_identity(name), name)
+    kept = set(chosen.values())
+    return [name for name in dict.fromkeys(names) if name in kept]
+
+
+def _identity(name: str) -> object:
+    """What two names of one plain file have in common; of anything else, its name."""
+    if name == STANDARD_INPUT:
+        return name
+    try:
+        status = Path(name).stat()
+    except OSError:  # which is told when it is opened
+        return name
+    return (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else name
 
 
 def _look(number: int, path: Path, forced: LogFormat | None) -> InputFile:
@@ -133,14 +165,15 @@ def _look(number: int, path: Path, forced: LogFormat | None) -> InputFile:
         start = file.peek(MAGIC_LENGTH)[:MAGIC_LENGTH]
         direct = not is_compressed(start) and start[:2] not in UTF16_MARKS
         found = forced or format_of(as_utf8(decompressed(file)).read(HEAD_BYTES))
-    return InputFile(number, str(path), status.st_size, status.st_mtime_ns, found, direct)
+    name = str(path)
+    return InputFile(number, printable_name(name), os.fsencode(name), status.st_size, status.st_mtime_ns, found, direct)
 
 
 def units_of(inputs: Sequence[InputFile], jobs: int, forced: LogFormat | None = None) -> Iterator[Unit]:
     """The units of all files in order, for so many workers. Only what no worker can open is read here."""
     packed = sum(not file.direct for file in inputs)
     for file in inputs:
-        whole = FileUnit(file.number, file.path, file.modified_ns, file.format, file.size)
+        whole = FileUnit(file.number, file.path, file.place, file.modified_ns, file.format, file.size)
         if file.live:
             yield from _read_here(file, forced)
         elif file.format in ("evtx", "json") or jobs == 1:
@@ -155,8 +188,8 @@ def units_of(inputs: Sequence[InputFile], jobs: int, forced: LogFormat | None = 
 
 def _ranges(file: InputFile) -> Iterator[Unit]:
     try:
-        for start, end in line_ranges(Path(file.path), RANGE_BYTES):
-            yield RangeUnit(file.number, file.path, file.modified_ns, file.format, start, end)
+        for start, end in line_ranges(Path(os.fsdecode(file.place)), RANGE_BYTES):
+            yield RangeUnit(file.number, file.path, file.place, file.modified_ns, file.format, start, end)
     except OSError as error:
         failure = f"cannot be read: {error.strerror or error}"
         yield DataUnit(file.number, file.path, file.modified_ns, file.format, Block(b""), 0, failure)
@@ -166,18 +199,23 @@ def _read_here(file: InputFile, known: LogFormat | None) -> Iterator[Unit]:
     """Blocks of a file that only this process can read, or that is unpacked here for several workers to judge."""
 
     def unit(block: Block, read: int, failure: str = "") -> Unit:
-        return DataUnit(file.number, file.path, file.modified_ns, known or "text", block, read, failure)
+        # What failed is no document any more: without lines its format matters no longer.
+        log_format = "text" if failure else known or "text"
+        return DataUnit(file.number, file.path, file.modified_ns, log_format, block, read, failure)
 
     done = 0
     try:
         with ExitStack() as stack:
-            raw = _opened(file.path, stack)
-            content = as_utf8(decompressed(raw))
-            blocks = line_blocks(LiveStream(raw) if content is raw else content, SHIPPED_BYTES)
-            for piece in blocks:
-                block, known = piece, known or format_of(piece.data)
-                if known in ("json", "evtx"):  # one document, which is judged as a whole
-                    block = Block(b"".join((block.data, *(other.data for other in blocks))))
+            raw = _opened(file, stack)
+            packed = as_utf8(decompressed(raw))
+            content: Readable = LiveStream(raw) if packed is raw else packed
+            if known is None:
+                head = _head(content)
+                known, content = format_of(head), Resumed(head, content)
+            if known in ("json", "evtx"):  # one document, which is judged as a whole
+                yield _document(unit, content, known)
+                return
+            for block in line_blocks(content, SHIPPED_BYTES):
                 position = 0 if file.live else raw.tell()
                 yield unit(block, position - done)
                 done = position
@@ -185,10 +223,25 @@ def _read_here(file: InputFile, known: LogFormat | None) -> Iterator[Unit]:
         yield unit(Block(b""), 0, f"damaged: {error or type(error).__name__}")
 
 
-def _opened(path: str, stack: ExitStack) -> io.BufferedReader:
-    if path == STANDARD_INPUT:
+def _head(content: Readable) -> bytes:
+    """As much of a stream as tells its format, and no more: what follows may be long in coming."""
+    head = b""
+    while not tells_format(head) and (piece := content.read(HEAD_BYTES - len(head))):
+        head += piece
+    return head
+
+
+def _document(unit: Callable[[Block, int, str], Unit], content: Readable, log_format: LogFormat) -> Unit:
+    data = read_whole(content, MAX_DOCUMENT_BYTES)
+    if len(data) <= MAX_DOCUMENT_BYTES:
+        return unit(Block(data), 0, "")
+    return unit(Block(b""), 0, EVENT_LOG_TOO_LONG if log_format == "evtx" else DOCUMENT_TOO_LONG)
+
+
+def _opened(file: InputFile, stack: ExitStack) -> io.BufferedReader:
+    if file.path == STANDARD_INPUT:
         return _standard_input()
-    return stack.enter_context(Path(path).open("rb"))
+    return stack.enter_context(Path(os.fsdecode(file.place)).open("rb"))
 
 
 def _standard_input() -> io.BufferedReader:

@@ -26,6 +26,9 @@ from hunt.records import MAX_NAMED_BAD, LineBooks, Placed, Source, UnreadableDoc
 LINE_BITS = 20
 """A record's position is its line, shifted by so many bits, and its place on that line: one number, in order."""
 
+_MESSAGE = 1000
+"""Characters of a message in a table of findings."""
+
 
 class Scope(msgspec.Struct, frozen=True):
     """Which records are judged: event times in [since_ns, until_ns); a record without a time always is.
@@ -133,11 +136,11 @@ class Judge:
 
     def _judge(self, records: Iterator[Placed], source: Source, base: int, most: int) -> Result:
         result = Result(source.number)
-        last, arrivals = None, Arrivals() if self._count_arrivals else None
+        arrivals = Arrivals() if self._count_arrivals else None
         collecting = gc.isenabled()
         gc.disable()  # Nothing here makes cycles, and a collection would look at every cached value.
         try:
-            last = self._judge_each(islice(records, most), result, base, arrivals)
+            self._judge_each(islice(records, most), result, base, arrivals)
         except UnreadableDocument as error:
             result.failure = str(error)
         except DAMAGE as error:
@@ -147,41 +150,40 @@ class Judge:
                 gc.enable()
         result.judged = result.records - result.outside - result.failed
         result.arrivals = None if arrivals is None else arrivals.snapshot()
-        if last is not None:
-            result.latest_ns = stated_time(last) or 0
         result.costs = {} if self._cost is None else self._cost.take()
         for fault in self._matcher.take_faults():
             count, first = result.faults.get(fault.rule_id, (0, fault.error))
             result.faults[fault.rule_id] = (count + 1, first)
         return result
 
-    def _judge_each(
-        self, records: Iterator[Placed], result: Result, base: int, arrivals: Arrivals | None
-    ) -> LogRecord | None:
+    def _judge_each(self, records: Iterator[Placed], result: Result, base: int, arrivals: Arrivals | None) -> None:
         normalize, match, cost = self._normalize, self._matcher.match, self._cost
         previous, index, record = -1, 0, None
-        for line, record in records:
-            index = index + 1 if line == previous else 0
-            previous = line
-            result.records += 1
-            if self._timed and self._is_outside(record):
-                result.outside += 1
-                continue
-            try:
-                normalized = normalize(record)
-                matches = match(normalized)
-            except Exception as error:  # one odd record must not stop the others; it is named, and on the books
-                result.failed += 1
-                if len(result.odd) < MAX_NAMED_BAD:
-                    result.odd.append((line - base, f"{type(error).__name__}: {error}"[:300]))
-                continue
-            if matches:
-                self._keep(result, matches, normalized, line - base, index)
-            if arrivals is not None:
-                arrivals.add(normalized)
-            if cost is not None:
-                cost.add(normalized)
-        return record
+        try:
+            for line, record in records:
+                index = index + 1 if line == previous else 0
+                previous = line
+                result.records += 1
+                if self._timed and self._is_outside(record):
+                    result.outside += 1
+                    continue
+                try:
+                    normalized = normalize(record)
+                    matches = match(normalized)
+                except Exception as error:  # one odd record must not stop the others; it is named, and on the books
+                    result.failed += 1
+                    if len(result.odd) < MAX_NAMED_BAD:
+                        result.odd.append((line - base, f"{type(error).__name__}: {error}"[:300]))
+                    continue
+                if matches:
+                    self._keep(result, matches, normalized, line - base, index)
+                if arrivals is not None:
+                    arrivals.add(normalized)
+                if cost is not None:
+                    cost.add(normalized)
+        finally:
+            if record is not None:  # also where the file ends damaged: so far its time had come
+                result.latest_ns = stated_time(record) or 0
 
     @staticmethod
     def _settle(result: Result, books: LineBooks, base: int) -> None:
@@ -209,12 +211,11 @@ class Judge:
             return
         time_ns = stated_time(record)
         if told:
+            message = _printable(normalized.message_start(_MESSAGE))
             rest = b',"record":%b,"attributes":%b}' % (record_json(record), _json(record.attributes))
             for match in told:
                 tail = b'"matched":' + _json(match.matched) + rest
-                result.hits.append(
-                    Hit(match.rule.id, line, index, time_ns, _printable(normalized.message[:1000]), tail)
-                )
+                result.hits.append(Hit(match.rule.id, line, index, time_ns, message, tail))
         if fed:
             at_ns = record.received_ns if time_ns is None else time_ns
             result.feeds.append(
@@ -235,10 +236,12 @@ class Judge:
 
 
 def stated_time(record: LogRecord) -> Nanoseconds | None:
-    """The event time that a record states, in its envelope or in its body; None for none."""
-    if record.stated_ns or record.observed_ns:
-        return record.stated_ns or record.observed_ns
-    return time_of_body(record.body, record.received_ns)
+    """The event time that a record states, in its envelope or in its body; None for none.
+
+    A time beyond 64 bits (before 1677, after 2262) is none: programs write the year 1 where they know no time.
+    """
+    time_ns = record.stated_ns or record.observed_ns or time_of_body(record.body, record.received_ns)
+    return time_ns if time_ns is not None and -(2**63) <= time_ns < 2**63 else None
 
 
 def _storable(values: dict[str, Any]) -> dict[str, Any]:
@@ -267,5 +270,6 @@ def record_json(record: LogRecord) -> bytes:
 def _json(value: dict[str, AnyValue]) -> bytes:
     try:
         return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
-    except (orjson.JSONEncodeError, UnicodeEncodeError):
-        return canonical_json(LogRecord(RecordRef(0, 0), 0, 0, 0, 0, 0, "", None, value, {}))
+    except (orjson.JSONEncodeError, UnicodeEncodeError):  # bytes, or numbers and text that are not JSON's
+        stored = canonical_json(LogRecord(RecordRef(0, 0), 0, 0, 0, 0, 0, "", value, {}, {}))
+        return orjson.dumps(orjson.loads(stored)["body"])

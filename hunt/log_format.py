@@ -15,6 +15,11 @@ HEAD_BYTES: Final = 1 << 16
 """How much of a file the decision may look at."""
 
 _EVTX = b"ElfFile\x00"
+# What may stand beside a list of records in lower case, saying nothing about them; beside anything else the list is
+# part of a record.
+_BESIDE_RECORDS: Final = frozenset(
+    {"nextlink", "@odata.nextlink", "@odata.context", "@odata.count", "count", "total", "nexttoken", "next"}
+)
 _UTF8_MARK = b"\xef\xbb\xbf"
 
 
@@ -22,31 +27,52 @@ def format_of(head: bytes) -> LogFormat:
     """The format of a file that starts with these bytes (after decompression, at most HEAD_BYTES are looked at)."""
     if head.startswith(_EVTX):
         return "evtx"
-    text = head[:HEAD_BYTES].removeprefix(_UTF8_MARK).lstrip()
+    text = _beginning(head)
     if text.startswith(b"["):
         return "json" if _starts_array(text) else "text"
     if not text.startswith(b"{"):
         return "text"
-    line, end, _ = text.partition(b"\n")
+    line, end, following = text.partition(b"\n")
     parsed = _parsed(line)
     if parsed is not None:
         if "resourceLogs" in parsed:
             return "otlp"
-        return "json" if record_list(parsed) is not None else "jsonl"
+        # Of several lines each is judged by itself: one that is bad must not cost the others.
+        return "json" if record_list(parsed) is not None and not following.strip() else "jsonl"
     if end:
         return "json" if _continues(line) else "jsonl"
     # The first line is longer than what can be looked at: what it begins with has to do.
     return "otlp" if line[:64].startswith(b'{"resourceLogs"') else "json" if _wraps_records(line) else "jsonl"
 
 
+def tells_format(head: bytes) -> bool:
+    """Whether format_of would say the same however a stream goes on that began so."""
+    text = _beginning(head)
+    line, end, following = text.partition(b"\n")
+    if len(head) >= HEAD_BYTES or head.startswith(_EVTX) or (end and following.strip()):
+        return True
+    if text.startswith(b"["):
+        return bool(text[1:].lstrip())
+    if not end:
+        return False
+    parsed = _parsed(line) if text.startswith(b"{") else None
+    return parsed is None or record_list(parsed) is None
+
+
 def record_list(document: dict[str, Any]) -> list[Any] | None:
     """The records of an object that only wraps them, as CloudTrail and Azure export them; None for any other."""
-    if len(document) <= 2:
-        for key in ("Records", "records", "value"):
-            items = document.get(key)
-            if isinstance(items, list) and all(isinstance(item, dict) for item in items):
-                return items
+    if len(document) > 2:
+        return None
+    for key in ("Records", "records", "value"):
+        items = document.get(key)
+        if isinstance(items, list) and items and all(isinstance(item, dict) for item in items):
+            others = document.keys() - {key}
+            return items if all(other.lower() in _BESIDE_RECORDS for other in others) else None
     return None
+
+
+def _beginning(head: bytes) -> bytes:
+    return head[:HEAD_BYTES].removeprefix(_UTF8_MARK).lstrip()
 
 
 def _starts_array(text: bytes) -> bool:

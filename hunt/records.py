@@ -12,6 +12,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO, Any, Final
 
 import orjson
@@ -22,18 +23,21 @@ from detect.otlp import UndecodableBatch, decode
 from detect.record import AnyValue, LogRecord, RecordRef
 from hunt.blocks import Block
 from hunt.log_format import LogFormat, record_list
+from hunt.plain_text import mended
 
 NOT_JSON: Final = "not valid JSON"
 NO_OBJECT: Final = "JSON, but no object"
 TOO_LONG: Final = "longer than 64 MiB"
 DAMAGED_EVENT: Final = "damaged event record"
 MAX_DOCUMENT_BYTES: Final = 1 << 30
+DOCUMENT_TOO_LONG: Final = f"longer than {MAX_DOCUMENT_BYTES >> 30} GiB: write one object a line (jq -c '.[]')"
+EVENT_LOG_TOO_LONG: Final = f"an event log of more than {MAX_DOCUMENT_BYTES >> 30} GiB: decompress it first"
 MAX_NAMED_BAD: Final = 100
 """Bad lines of one block that are named; the others are only counted."""
 
 _NOWHERE = RecordRef(0, 0)
-_ESCAPED_BYTES = re.compile("[\udc80-\udcff]")
 _BETWEEN_OBJECTS = re.compile(r"[\s,]*")
+_NOT_BLANK = re.compile(rb"\S")
 _NO_CLAMP: Final = 1 << 62
 _RESOURCE: Final[dict[str, AnyValue]] = {}
 
@@ -73,8 +77,7 @@ class Source:
 
     def attributes(self) -> dict[str, AnyValue]:
         """What is said of every record of it: OpenTelemetry's names for its file."""
-        name = self.path.replace("\\", "/").rpartition("/")[2]
-        return {"log.file.name": name, "log.file.path": self.path}
+        return {"log.file.name": Path(self.path).name, "log.file.path": self.path}
 
 
 def block_records(block: Block, log_format: LogFormat, source: Source, books: LineBooks) -> Iterator[Placed]:
@@ -102,8 +105,10 @@ def _object_records(lines: list[bytes], source: Source, books: LineBooks) -> Ite
     attributes, received, loads = source.attributes(), source.modified_ns, orjson.loads
     first, books.lines = books.lines, books.lines + len(lines)
     for number, line in enumerate(lines, start=first):
+        sent = ""
         try:
             body = loads(line)
+            sent = line.decode()
         except (orjson.JSONDecodeError, RecursionError) as error:
             body = _reread(number, line, error, books)
             if body is None:
@@ -112,7 +117,11 @@ def _object_records(lines: list[bytes], source: Source, books: LineBooks) -> Ite
             books.reject(number, NO_OBJECT)
             continue
         books.carrying += 1
-        yield number, LogRecord(_NOWHERE, 0, 0, 0, received, 0, "", body, attributes, _RESOURCE)
+        if len(body) <= 2 and (items := record_list(body)) is not None:
+            for item in items:
+                yield number, LogRecord(_NOWHERE, 0, 0, 0, received, 0, "", item, attributes, _RESOURCE)
+            continue
+        yield number, LogRecord(_NOWHERE, 0, 0, 0, received, 0, "", body, attributes, _RESOURCE, sent=sent)
 
 
 def _reread(number: int, line: bytes, error: Exception, books: LineBooks) -> dict[str, Any] | None:
@@ -120,10 +129,10 @@ def _reread(number: int, line: bytes, error: Exception, books: LineBooks) -> dic
     if not line.strip():
         books.blank += 1
         return None
-    text, mended = _mended(line)
+    text, changed = mended(line)
     try:
         # Lone surrogates and numbers like NaN are no JSON to orjson, and written by many all the same.
-        body = orjson.loads(text) if mended else orjson.loads(orjson.dumps(_clean(json.loads(text))))
+        body = orjson.loads(text) if changed else orjson.loads(orjson.dumps(_clean(json.loads(text))))
     except (ValueError, TypeError, RecursionError):
         books.reject(number, NOT_JSON, str(error)[:200])
         return None
@@ -149,20 +158,13 @@ def _clean(value: Any) -> Any:
     return value
 
 
-def _mended(line: bytes) -> tuple[str, bool]:
-    try:
-        return line.decode("utf-8"), False
-    except UnicodeDecodeError:
-        return _ESCAPED_BYTES.sub("\ufffd", line.decode("utf-8", "surrogateescape")), True
-
-
 def _text_records(data: bytes, source: Source, books: LineBooks) -> Iterator[Placed]:
     try:
         lines = data.decode("utf-8").split("\n")
     except UnicodeDecodeError:
         lines = []
         for piece in data.split(b"\n"):
-            text, changed = _mended(piece)
+            text, changed = mended(piece)
             lines.append(text)
             books.mended += changed
     if not lines[-1]:
@@ -197,11 +199,16 @@ def _otlp_records(lines: list[bytes], source: Source, books: LineBooks) -> Itera
 def document_records(content: IO[bytes], source: Source, books: LineBooks) -> Iterator[Placed]:
     """The objects of a JSON document: an array of them, an object around them, one, or several after each other.
 
-    Each counts as a line. Raises UnreadableDocument where the document ends being JSON, after the objects before.
+    Each counts as a line, unless objects around them stand on a line each. Raises UnreadableDocument where the
+    document ends being JSON, after the objects before.
     """
     data = content.read(MAX_DOCUMENT_BYTES + 1)
     if len(data) > MAX_DOCUMENT_BYTES:
-        raise UnreadableDocument(f"longer than {MAX_DOCUMENT_BYTES >> 30} GiB: write one object a line (jq -c '.[]')")
+        raise UnreadableDocument(DOCUMENT_TOO_LONG)
+    data = data.removeprefix(b"\xef\xbb\xbf")
+    if _is_of_lines(data):
+        yield from _object_records(_lines(data), source, books)
+        return
     attributes, received = source.attributes(), source.modified_ns
     for number, body in enumerate(_documents(data)):
         books.lines += 1
@@ -221,11 +228,23 @@ def document_records(content: IO[bytes], source: Source, books: LineBooks) -> It
             yield number, LogRecord(_NOWHERE, 0, 0, 0, received, 0, "", body, attributes, _RESOURCE)
 
 
+def _is_of_lines(data: bytes) -> bool:
+    """Whether this is one object with records a line, the first being too long for its format to have been seen."""
+    end = data.find(b"\n")
+    if end < 0 or _NOT_BLANK.search(data, end) is None:
+        return False
+    try:
+        first = orjson.loads(memoryview(data)[:end])
+    except (orjson.JSONDecodeError, RecursionError):
+        return False
+    return isinstance(first, dict) and record_list(first) is not None
+
+
 def _documents(data: bytes) -> Iterator[Any]:
     try:
-        value = orjson.loads(data.removeprefix(b"\xef\xbb\xbf"))
+        value = orjson.loads(data)
     except (orjson.JSONDecodeError, RecursionError):
-        yield from _documents_in_turn(_mended(data)[0].removeprefix("\ufeff"))
+        yield from _documents_in_turn(mended(data)[0])
         return
     yield from _unwrapped(value)
 
@@ -275,12 +294,20 @@ def event_log_records(content: IO[bytes], source: Source, books: LineBooks) -> I
                     continue
                 books.carrying += 1
                 yield number, LogRecord(_NOWHERE, 0, 0, 0, received, 0, "", body, attributes, _RESOURCE)
-        except (RuntimeError, ValueError, OSError) as error:
+        except BaseException as error:
+            if not isinstance(error, RuntimeError | ValueError | OSError) and not is_panic(error):
+                raise
             raise UnreadableDocument(f"not a readable event log: {str(error)[:300]}") from error
         finally:
             for warning in damage:
                 books.reject(books.lines, DAMAGED_EVENT, str(warning.message)[:200])
                 books.lines += 1
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether a library in Rust failed in a way that its authors did not foresee: no Exception to Python, and of a
+    class that cannot be imported."""
+    return type(error).__name__ == "PanicException"
 
 
 def _seekable(content: IO[bytes]) -> IO[bytes]:
@@ -289,5 +316,5 @@ def _seekable(content: IO[bytes]) -> IO[bytes]:
         return content
     data = content.read(MAX_DOCUMENT_BYTES + 1)
     if len(data) > MAX_DOCUMENT_BYTES:
-        raise UnreadableDocument(f"an event log of more than {MAX_DOCUMENT_BYTES >> 30} GiB: decompress it first")
+        raise UnreadableDocument(EVENT_LOG_TOO_LONG)
     return io.BytesIO(data)

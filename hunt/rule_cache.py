@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from actors.rule_cache import RuleCache
 from detect.normalize import default_normalizer
-from detect.sigma import CompiledMatcher, RuleMatcher, RuleSet
+from detect.record import Logsource
+from detect.sigma import CompiledMatcher, RuleSet
 from detect.sigma.codec import CompiledRules
 from detect.sigma.pack import source_digest
 from detect.sigma.scanner import FinderShelf, usable_engine
@@ -30,15 +31,20 @@ class LoadedRules:
     everything: RuleSet
     shelf: FinderShelf
 
-    def matcher(self) -> RuleMatcher:
+    def matcher(self) -> CompiledMatcher:
         """A matcher of the chosen rules; it may also match others, whose matches mean nothing."""
         few = len(self.rules.rules) < FEW * len(self.everything.rules)
         return CompiledMatcher(self.rules.rules) if few else CompiledMatcher(self.everything.rules, self.shelf)
 
-    def judge(self, scope: Scope, *, stats: bool) -> Judge:
-        """A judge by the chosen rules; `stats`: it also says what arrived, and samples what rules cost."""
+    def judge(self, scope: Scope, *, stats: bool, expecting: Iterable[Logsource] = ()) -> Judge:
+        """A judge by the chosen rules; `stats`: it also says what arrived, and samples what rules cost.
+
+        What records of the expected log sources need is made ready, which otherwise the first of each wait for.
+        """
+        matcher = self.matcher()
+        matcher.prepare(expecting)
         cost = CostSample(self.rules.rules) if stats else None
-        return Judge(default_normalizer(), self.matcher(), scope, count_arrivals=stats, cost=cost)
+        return Judge(default_normalizer(), matcher, scope, count_arrivals=stats, cost=cost)
 
 
 def load_rules(

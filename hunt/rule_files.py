@@ -18,6 +18,7 @@ from detect.sigma.archive import (
     unpack_archive,
 )
 from detect.sigma.pack import BadPack, source_digest, starter_pack
+from hunt.plain_text import printable_name
 
 MAX_ARCHIVE_BYTES: Final = 256 << 20
 
@@ -54,8 +55,12 @@ def read_rule_files(paths: Sequence[str], pins: Sequence[str] = ()) -> RuleFiles
 
 def rule_digest(path: str) -> str:
     """SHA-256 in hex of what a path holds, whatever it is packed in; the digest that a pin states."""
-    content, _ = _content(Path(path))
-    return source_digest(content.sources)
+    return source_digest(rule_content(path).sources)
+
+
+def rule_content(path: str) -> PackContent:
+    """What a path holds, tests and all, under names relative to it: of a single file, its own. Raises UnusableRules."""
+    return _content(Path(path))[0]
 
 
 def _sorted(content: PackContent) -> RuleFiles:
@@ -69,13 +74,12 @@ def _read(path: Path, pin: str) -> PackContent:
     if pin and pin not in (archive_digest, source_digest(content.sources)):
         digest = archive_digest or source_digest(content.sources)
         raise UnusableRules(f"{path} is not what was pinned: its SHA-256 is {digest}")
-    prefix = "" if path.is_dir() and str(path) == "." else path.as_posix()
-    if path.is_dir() or archive_digest:
-        return PackContent(
-            [(f"{prefix}/{name}", text) for name, text in content.sources],
-            [PackProblem(f"{prefix}/{problem.path}", problem.reason) for problem in content.problems],
-        )
-    return content
+    above = path if path.is_dir() or archive_digest else path.parent
+    prefix = "" if str(above) == "." else f"{printable_name(above.as_posix()).rstrip('/')}/"
+    return PackContent(
+        [(f"{prefix}{name}", text) for name, text in content.sources],
+        [PackProblem(f"{prefix}{problem.path}", problem.reason) for problem in content.problems],
+    )
 
 
 def _content(path: Path) -> tuple[PackContent, str]:
@@ -95,10 +99,11 @@ def _content(path: Path) -> tuple[PackContent, str]:
             return unpack_archive(data), hashlib.sha256(data).hexdigest()
         except BadPack as error:
             raise UnusableRules(f"{path}: {error}") from error
-    return _decoded(path.as_posix(), data), ""
+    return _decoded(path.name, data), ""
 
 
 def _decoded(name: str, data: bytes) -> PackContent:
+    name = printable_name(name)
     if len(data) > MAX_RULE_FILE_BYTES:
         return PackContent([], [PackProblem(name, f"larger than {MAX_RULE_FILE_BYTES >> 20} MiB")])
     try:

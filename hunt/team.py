@@ -6,18 +6,14 @@ that is ahead waits in its pipe until its turn has come.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import threading
 from collections import deque
-from collections.abc import Iterator
-from pathlib import Path
-from typing import IO, Final, Self, cast
+from collections.abc import Iterator, Sequence
+from typing import IO, Final, Self
 
-import hunt
-from hunt.frames import FROM_WORKER, Defect, Done, Partial, Ready, Setup, receive, send
+from hunt.frames import FROM_WORKER, Defect, Done, Partial, Ready, receive, send
 from hunt.judge import Result
+from hunt.processes import Worker
 from hunt.units import Unit
 
 MAX_WAITING_BYTES: Final = 64 << 20
@@ -37,9 +33,9 @@ class _Pending:
 
 
 class Team:
-    """So many worker processes with the same rules. Use it as a context manager; not for use by two threads."""
+    """Some workers with the same rules. Use it as a context manager; not for use by two threads."""
 
-    def __init__(self, setup: Setup, jobs: int) -> None:
+    def __init__(self, workers: Sequence[Worker]) -> None:
         self._changed = threading.Condition()
         self._pending: deque[_Pending] = deque()
         self._waiting = 0
@@ -47,20 +43,8 @@ class Team:
         self._stopped = False
         self._units: Iterator[Unit] | None = None
         self._taking = threading.Lock()
-        package = str(Path(hunt.__file__).parents[1])
-        path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH", ""))))
-        self._workers = [
-            subprocess.Popen(
-                [sys.executable, "-m", "hunt.worker"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                env=os.environ | {"PYTHONPATH": path},
-            )
-            for _ in range(jobs)
-        ]
-        self._threads = [
-            threading.Thread(target=self._serve, args=(worker, setup), daemon=True) for worker in self._workers
-        ]
+        self._workers = workers
+        self._threads = [threading.Thread(target=self._serve, args=(worker,), daemon=True) for worker in workers]
 
     def __enter__(self) -> Self:
         return self
@@ -71,13 +55,10 @@ class Team:
             self._stopped = True
             self._changed.notify_all()
         for worker in self._workers:
-            worker.terminate()
+            worker.end()
         for worker in self._workers:
-            try:
-                worker.wait(_PATIENCE_SECONDS)
-            except subprocess.TimeoutExpired:
+            if worker.wait(_PATIENCE_SECONDS) is None:
                 worker.kill()
-                worker.wait()
         patience = _PATIENCE_SECONDS / 10
         for thread in self._threads:
             if thread.ident is not None:
@@ -85,7 +66,7 @@ class Team:
                 # One may be waiting for input that never comes, and the others for it: they end with the process.
                 patience = 0.0 if thread.is_alive() else patience
         for worker in self._workers:
-            for stream in (worker.stdin, worker.stdout):
+            for stream in (worker.outgoing, worker.incoming):
                 _close(stream)
 
     def results(self, units: Iterator[Unit]) -> Iterator[Result]:
@@ -113,19 +94,19 @@ class Team:
     def _has_next(self) -> bool:
         return bool(self._pending) and (self._pending[0].done or bool(self._pending[0].results))
 
-    def _serve(self, worker: subprocess.Popen[bytes], setup: Setup) -> None:
+    def _serve(self, worker: Worker) -> None:
         """One worker's thread: hands it units and collects what comes of them."""
-        incoming, outgoing = cast("IO[bytes]", worker.stdout), cast("IO[bytes]", worker.stdin)
+        unit: Unit | None = None
         try:
-            send(outgoing, setup)
-            self._expect(worker, incoming, None)
+            worker.begin()
+            self._expect(worker, None)
             while (taken := self._take()) is not None:
                 unit, pending = taken
-                send(outgoing, unit)
-                self._expect(worker, incoming, pending)
+                send(worker.outgoing, unit)
+                self._expect(worker, pending)
         except BaseException as error:  # it must reach the one who waits for the results
             with self._changed:
-                self._failure = self._failure or _as_failure(error, worker)
+                self._failure = self._failure or _as_failure(error, worker, unit)
                 self._changed.notify_all()
         else:
             with self._changed:
@@ -144,9 +125,9 @@ class Team:
                 self._pending.append(pending)
             return unit, pending
 
-    def _expect(self, worker: subprocess.Popen[bytes], incoming: IO[bytes], pending: _Pending | None) -> None:
-        """Takes messages until the worker is ready for the next unit."""
-        while (data := receive(incoming)) is not None:
+    def _expect(self, worker: Worker, pending: _Pending | None) -> None:
+        """Takes messages until the worker is ready for the next unit. Raises EOFError when it is gone."""
+        while (data := receive(worker.incoming)) is not None:
             match FROM_WORKER.decode(data):
                 case Ready():
                     return
@@ -157,11 +138,10 @@ class Team:
                         self._changed.notify_all()
                     return
                 case Defect(error):
-                    raise WorkerFailed(f"a worker failed:\n{error}")
+                    raise WorkerFailed(error)
                 case Partial(result):
                     self._keep(pending, len(data), result)
-        status = worker.wait()
-        raise WorkerFailed(f"a worker ended with status {status}: was it killed for want of memory? Try fewer --jobs")
+        raise EOFError
 
     def _keep(self, pending: _Pending | None, size: int, result: Result) -> None:
         with self._changed:
@@ -178,15 +158,19 @@ class Team:
             self._changed.notify_all()
 
 
-def _as_failure(error: BaseException, worker: subprocess.Popen[bytes]) -> BaseException:
-    if isinstance(error, BrokenPipeError | ConnectionError):
-        return WorkerFailed(f"a worker ended with status {worker.poll()}")
+def _as_failure(error: BaseException, worker: Worker, unit: Unit | None) -> BaseException:
+    """What the one who waits is told of an error that befell a worker at that unit."""
+    at = f" at {unit.path}" if unit is not None else ""
+    if isinstance(error, WorkerFailed):
+        return WorkerFailed(f"a worker failed{at}:\n{error}")
+    if isinstance(error, EOFError | ConnectionError):
+        status = worker.wait(_PATIENCE_SECONDS)
+        hint = "was it killed for want of memory? Try fewer --jobs"
+        return WorkerFailed(f"a worker ended with status {status}{at}: {hint}")
     return error
 
 
-def _close(stream: IO[bytes] | None) -> None:
-    if stream is None:
-        return
+def _close(stream: IO[bytes]) -> None:
     try:
         stream.close()
     except OSError:  # what was still to be written went nowhere, and nobody waits for it

@@ -6,6 +6,7 @@ Lines are numbered by whoever puts the results together again, in the order of t
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Final
@@ -23,10 +24,11 @@ BLOCKS_PER_RESULT: Final = 32
 
 
 class RangeUnit(msgspec.Struct, tag="range", frozen=True):
-    """Bytes `start` to `end` of a plain file of lines."""
+    """Bytes `start` to `end` of a plain file of lines. `path` is its name as it is told, `place` what opens it."""
 
     source: int
     path: str
+    place: bytes
     modified_ns: int
     format: LogFormat
     start: int
@@ -34,10 +36,11 @@ class RangeUnit(msgspec.Struct, tag="range", frozen=True):
 
 
 class FileUnit(msgspec.Struct, tag="file", frozen=True):
-    """A whole file, compressed or not; `size` is its bytes on disk."""
+    """A whole file, compressed or not; `size` is its bytes on disk. `path` and `place` are those of a range."""
 
     source: int
     path: str
+    place: bytes
     modified_ns: int
     format: LogFormat
     size: int
@@ -75,7 +78,7 @@ def judge_unit(judge: Judge, unit: Unit) -> Iterator[Result]:
                 yield result
         case RangeUnit() | FileUnit():
             try:
-                with Path(unit.path).open("rb") as file:
+                with Path(os.fsdecode(unit.place)).open("rb") as file:
                     yield from _judge_file(judge, unit, file, source)
             except DAMAGE as error:  # what is met before the first record
                 reason = error.strerror if isinstance(error, OSError) and error.strerror else f"damaged: {error}"

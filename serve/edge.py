@@ -25,12 +25,14 @@ from detect.record import TenantId
 from serve.advisor_client import AdvisorClient
 from serve.arguments import EdgeArguments
 from serve.auth import Authenticator
+from serve.body_limit import BodyLimit
 from serve.control.agent_door import AgentAuthenticator
 from serve.control.opening import ControlParts, open_control
 from serve.dead_letter_services import DeadLetterServices
 from serve.detector_directory import open_directory
 from serve.errors import WireError, problem
 from serve.hold_services import HoldServices
+from serve.ingest.body import invalid_fields
 from serve.ingest.doors import DoorParts, add_http_doors, other_doors, wire_response
 from serve.ingest.fast_path import FastPath
 from serve.ingest.gate import open_gate
@@ -38,6 +40,7 @@ from serve.ingest.intake import Intake
 from serve.loopback import listen_on_loopback
 from serve.openapi import describe_errors
 from serve.peer import PeerMiddleware, PeerSeal, trusted_networks
+from serve.replay_stream import ReplayStreams
 from serve.routes import admin_routes, advisor_routes, log_routes, read_routes
 from serve.routes_backtest import backtest_routes
 from serve.routes_dead_letters import dead_letter_routes
@@ -98,6 +101,7 @@ class Edge:
         )
         answer_errors(application)
         describe_errors(application)
+        application.add_middleware(BodyLimit)
         application.add_middleware(FastPath)
         trusted = trusted_networks(self._settings.tls_trusted_proxies)
         application.add_middleware(PeerMiddleware, seal=self._seal, trusted=trusted)
@@ -150,7 +154,7 @@ class Edge:
             application.include_router(signing_routes(SigningServices(authenticator, app_pool, writer_pool, keyring)))
             shards = ShardServices(authenticator, app_pool, writer_pool, directory, settings.virtual_shards)
             application.include_router(shard_routes(shards))
-            _add_rule_routes(application, services, rules, settings)
+            _add_rule_routes(application, services, rules)
             _add_past_routes(application, services, journal, settings)
             agents = _authenticator(app_pool, settings, self._seal, AgentAuthenticator)
             parts = ControlParts(app_pool, writer_pool, authenticator, agents, nonces, keyring)
@@ -166,16 +170,13 @@ class Edge:
             yield
 
 
-def _add_rule_routes(application: FastAPI, services: EdgeServices, rules: RuleEnforcer, settings: Settings) -> None:
+def _add_rule_routes(application: FastAPI, services: EdgeServices, rules: RuleEnforcer) -> None:
     authenticator, app_pool, writer_pool = services.authenticator, services.app_pool, services.writer_pool
     packs = RulePackServices(authenticator, writer_pool, rules, TaskChecks())
     application.include_router(rule_pack_routes(packs))
     choices = TenantRuleServices(authenticator, app_pool, writer_pool, rules)
     application.include_router(tenant_rule_routes(choices))
     application.include_router(rule_routes(RuleListing(authenticator, app_pool)))
-    application.include_router(
-        backtest_routes(authenticator, backtest_lines, settings.replay_max_batches, str(settings.rule_cache or ""))
-    )
 
 
 def _add_past_routes(application: FastAPI, services: EdgeServices, journal: JournalWriter, settings: Settings) -> None:
@@ -184,7 +185,10 @@ def _add_past_routes(application: FastAPI, services: EdgeServices, journal: Jour
     application.include_router(hold_routes(holds))
     letters = DeadLetterServices(authenticator, services.app_pool, journal, services.directory.hint)
     application.include_router(dead_letter_routes(letters))
-    application.include_router(replay_routes(authenticator, replay_lines, settings.replay_max_batches))
+    streams = ReplayStreams()  # replays and backtests together are only so many at once
+    most, rule_cache = settings.replay_max_batches, str(settings.rule_cache or "")
+    application.include_router(replay_routes(authenticator, streams, replay_lines, most))
+    application.include_router(backtest_routes(authenticator, streams, backtest_lines, most, rule_cache))
 
 
 def _retention(settings: Settings) -> RetentionPlan:
@@ -258,8 +262,7 @@ def answer_errors(application: FastAPI) -> None:
 
     @application.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
-        parts = [f"{'.'.join(str(step) for step in item['loc'])}: {item['msg']}" for item in error.errors()]
-        return wire_response(problem(WireError(422, "; ".join(parts)[:1000])))
+        return wire_response(problem(invalid_fields(error.errors())))
 
     @application.exception_handler(HTTPException)
     async def http_error(_: Request, error: HTTPException) -> Response:

@@ -1,23 +1,23 @@
 """POST /api/rules/backtest: what rules would have said about the past, before anybody enables them.
 
-The answer is newline-delimited JSON: a line `start`, lines `progress`, and one line `result` or `error`. Closing the
-connection ends it.
+The answer is newline-delimited JSON: a line `start`, lines `progress`, and one line `result` or `error`. Who closes
+the connection hears no more; the backtest keeps its place until it has ended.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
-from pydantic import AwareDatetime, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, ConfigDict, Field
 
 from actors.backtest import BacktestRequest
 from actors.replay import Line
 from serve.auth import Authenticator
-from serve.errors import WireError
-from serve.ingest.body import read_body
+from serve.ingest.body import parsed, read_body
 from serve.openapi import refusals
 from serve.replay_stream import ReplayStreams
 from serve.routes_replay import RuleFile
@@ -49,11 +49,10 @@ class BacktestModel(Model):
 
 
 def backtest_routes(
-    authenticator: Authenticator, start: StartBacktest, max_batches: int, rule_cache: str = ""
+    authenticator: Authenticator, streams: ReplayStreams, start: StartBacktest, max_batches: int, rule_cache: str = ""
 ) -> APIRouter:
     """Backtests, for a tenant's key with the scope read: nothing is changed."""
     router = APIRouter(prefix="/api/rules", tags=["rules"])
-    streams = ReplayStreams()
 
     @router.post(
         "/backtest",
@@ -63,7 +62,8 @@ def backtest_routes(
     async def backtest(request: Request) -> StreamingResponse:
         """Judges the past again with these rules on top, in memory; says per rule and day what is new or lost."""
         tenant, _ = await authenticator.tenant_principal(request.headers, "read")
-        asked = _asked(await read_body(request.stream(), _LARGEST_BODY))
+        body = await read_body(request.stream(), _LARGEST_BODY)
+        asked = await asyncio.to_thread(parsed, BacktestModel, body)
         rules = tuple((file.name, file.text) for file in asked.rules)
         wanted = BacktestRequest(tenant, rules, asked.since, asked.until, max_batches, rule_cache=rule_cache)
         return await streams.answer(lambda: start(wanted))
@@ -76,11 +76,3 @@ def _schema() -> dict[str, Any]:
     schema = BacktestModel.model_json_schema()
     schema["properties"]["rules"]["items"] = schema.pop("$defs")["RuleFile"]
     return schema
-
-
-def _asked(body: bytes) -> BacktestModel:
-    try:
-        return BacktestModel.model_validate_json(body)
-    except ValidationError as error:
-        parts = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors(include_url=False)]
-        raise WireError(422, "; ".join(parts)[:1000]) from error

@@ -6,17 +6,17 @@ the connection hears no more; the replay keeps its place until it has ended.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field
 
 from actors.replay import Line, ReplayRequest
 from serve.auth import Authenticator
-from serve.errors import WireError
-from serve.ingest.body import read_body
+from serve.ingest.body import parsed, read_body
 from serve.openapi import refusals
 from serve.replay_stream import ReplayStreams
 from serve.schemas import Model
@@ -48,10 +48,11 @@ class ReplayModel(Model):
     rules: list[RuleFile] | None = Field(default=None, max_length=5000)
 
 
-def replay_routes(authenticator: Authenticator, start: StartReplay, max_batches: int) -> APIRouter:
+def replay_routes(
+    authenticator: Authenticator, streams: ReplayStreams, start: StartReplay, max_batches: int
+) -> APIRouter:
     """Replays, for a tenant's key with the scope read: nothing is changed."""
     router = APIRouter(prefix="/api", tags=["detection"])
-    streams = ReplayStreams()
 
     @router.post(
         "/replay",
@@ -61,7 +62,8 @@ def replay_routes(authenticator: Authenticator, start: StartReplay, max_batches:
     async def replay(request: Request) -> StreamingResponse:
         """Judges past batches again with the production code, in memory, and compares with the stored events."""
         tenant, _ = await authenticator.tenant_principal(request.headers, "read")
-        asked = _asked(await read_body(request.stream(), _LARGEST_BODY))
+        body = await read_body(request.stream(), _LARGEST_BODY)
+        asked = await asyncio.to_thread(parsed, ReplayModel, body)
         rules = None if asked.rules is None else tuple((file.name, file.text) for file in asked.rules)
         wanted = ReplayRequest(tenant, asked.first, asked.last, rules, max_batches)
         return await streams.answer(lambda: start(wanted))
@@ -76,11 +78,3 @@ def _schema() -> dict[str, Any]:
     rules = schema["properties"]["rules"]["anyOf"]
     schema["properties"]["rules"]["anyOf"] = [{**kind, "items": file} if "items" in kind else kind for kind in rules]
     return schema
-
-
-def _asked(body: bytes) -> ReplayModel:
-    try:
-        return ReplayModel.model_validate_json(body)
-    except ValidationError as error:
-        parts = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors(include_url=False)]
-        raise WireError(422, "; ".join(parts)[:1000]) from error

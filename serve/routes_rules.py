@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field
 
 from actors.rule_check import RuleState
-from serve.errors import WireError
-from serve.ingest.body import read_body
+from serve.ingest.body import parsed, read_body
 from serve.openapi import refusals
 from serve.rule_listing import RuleFilter, RuleListing
 from serve.rule_services import RulePackServices, TenantRuleServices, archive_of_files
@@ -19,13 +19,14 @@ from store.rule_choices import PackChoice
 _LARGEST_PACK = 64 * 2**20
 _PACK_REFUSALS = {
     404: "There is no such pack.",
-    409: "Tenants use the pack.",
+    409: "Tenants use the pack, or new ones begin with it.",
     413: "The pack is larger than 64 MiB.",
     422: "Nothing of the pack can be used, or it is not what was pinned; the detail names file, line and reason.",
 }
 _CHOICE_REFUSALS = {
     404: "There is no such tenant.",
     409: "Somebody changed the rules since `version`.",
+    413: "Packs and overlay are larger than 8 MiB.",
     422: "A pack is not installed, or overlay or rules cannot be used; those in force go on.",
 }
 _RULE_REFUSALS = {404: "There is no such rule.", 422: "The cursor is not of this list."}
@@ -204,7 +205,7 @@ def rule_pack_routes(services: RulePackServices) -> APIRouter:
         await services.admit(request.headers)
         body = await read_body(request.stream(), _LARGEST_PACK)
         if request.headers.get("content-type", "").partition(";")[0].strip() == "application/json":
-            body = archive_of_files([(file.name, file.text) for file in _files(body).files])
+            body = await asyncio.to_thread(_archive_of, body)
         return InstalledPackModel(**await services.install(request.headers, name, sha256, body))
 
     @router.get("/{name}")
@@ -278,9 +279,5 @@ def _upload() -> dict[str, Any]:
     return {"required": True, "content": {"application/octet-stream": binary, "application/json": {"schema": schema}}}
 
 
-def _files(body: bytes) -> PackFiles:
-    try:
-        return PackFiles.model_validate_json(body)
-    except ValidationError as error:
-        parts = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors(include_url=False)]
-        raise WireError(422, "; ".join(parts)[:1000]) from error
+def _archive_of(body: bytes) -> bytes:
+    return archive_of_files([(file.name, file.text) for file in parsed(PackFiles, body).files])

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, Protocol
 from uuid import UUID
 
+import structlog
+
 from actors.directory import DetectorDirectory
 from actors.metrics import DETECTOR_GAUGES, Metrics
 from detect.record import RecordRef, TenantId
@@ -47,6 +49,8 @@ from store.tenants import (
     revoke_key,
 )
 from store.values import iso_time
+
+logger = structlog.get_logger("edge")
 
 Headers = Mapping[str, str]
 
@@ -206,13 +210,17 @@ class EdgeServices:
             return [_tenant_json(tenant) for tenant in await list_tenants(transaction)]
 
     async def create_tenant(self, headers: Headers, name: str) -> dict[str, Any]:
-        """Makes a tenant and puts the rule pack in force for it; WireError 409 when the name is taken."""
+        """Makes a tenant and puts the rule pack in force for it, or leaves that to the housekeeping; WireError 409 when
+        the name is taken."""
         administrator = await self.authenticator.admin(headers)
         try:
             tenant = await create_tenant(self.app_pool, name, actor=administrator.key_id)
         except TenantExists as error:
             raise WireError(409, str(error)) from error
-        await self.enforce_rules(tenant)
+        try:
+            await self.enforce_rules(tenant)
+        except Exception:  # the tenant is made, and asking again would say that the name is taken
+            logger.exception("a new tenant has no rules yet: the housekeeping tries again", tenant=str(tenant))
         return _tenant_json(await named_tenant(self.writer_pool, name))
 
     async def keys(self, headers: Headers, name: str) -> list[dict[str, Any]]:

@@ -26,6 +26,11 @@ def logsource_label(logsource: Logsource) -> str:
     return text("/".join(logsource), _TITLE_BYTES)
 
 
+def rule_id_text(rule_id: str) -> str:
+    """A rule's id as its events hold it: rules without an id go by their title, which may be any text."""
+    return text(rule_id, _TITLE_BYTES)
+
+
 def event_row(tenant: TenantId, event: DetectionEvent) -> tuple[object, ...]:
     """The columns of `event_insert`."""
     return (
@@ -37,7 +42,7 @@ def event_row(tenant: TenantId, event: DetectionEvent) -> tuple[object, ...]:
         timestamp(event.end_ns),
         event.kind,
         text(event.detector, _TITLE_BYTES),
-        text(event.rule_id, _TITLE_BYTES),
+        rule_id_text(event.rule_id),
         text(event.rule_version, _TITLE_BYTES),
         text(event.title, _TITLE_BYTES),
         text(event.description),
@@ -59,7 +64,7 @@ def fold_row(tenant: TenantId, fold: EventFold) -> tuple[object, ...]:
     return (
         tenant,
         fold.event_id,
-        text(fold.rule_id, _TITLE_BYTES),
+        rule_id_text(fold.rule_id),
         fold.count,
         timestamp(fold.first_ns),
         timestamp(fold.last_ns),

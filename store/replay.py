@@ -46,7 +46,7 @@ async def one_replay(pool: Pool, tenant: TenantId) -> AsyncIterator[None]:
     try:
         with storage_errors():
             if not await connection.fetchval(sql("replay_lock"), str(tenant)):
-                raise ReplayRunning("a replay of this tenant is under way: wait for its end, or stop it")
+                raise ReplayRunning("a replay of this tenant is under way: wait for its end")
         yield
     finally:
         await pool.release(connection)  # which frees its locks
@@ -63,14 +63,23 @@ async def retried_later(tx: TenantTransaction, first: int, last: int) -> frozens
     return frozenset(row["seq"] for row in await tx.connection.fetch(sql("replay_retried_later"), first, last))
 
 
-async def stored_events(pool: Pool, tenant: TenantId, first: int, last: int) -> AsyncIterator[tuple[Any, ...]]:
-    """The stored events whose records are in batches `first` to `last`, as tuples of EVENT_COLUMNS."""
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """An event as a tuple of EVENT_COLUMNS, with its repeats (events that were folded into it) up to batch `judged`."""
+
+    row: tuple[Any, ...]
+    repeats: int
+    judged: int
+
+
+async def stored_events(pool: Pool, tenant: TenantId, first: int, last: int) -> AsyncIterator[StoredEvent]:
+    """The stored events whose records are in batches `first` to `last`."""
     after: tuple[int, int, UUID] = (first - 1, 2**31 - 1, UUID(int=2**128 - 1))
     while True:
         async with read_only_transaction(pool, tenant) as tx:
             rows = await tx.connection.fetch(sql("replay_stored_events"), last, *after, _PAGE)
         for row in rows:
-            yield tuple(row[column] for column in EVENT_COLUMNS)
+            yield StoredEvent(tuple(row[column] for column in EVENT_COLUMNS), row["repeats"], row["judged"])
         if len(rows) < _PAGE:
             return
         after = (rows[-1]["seq"], rows[-1]["position"], rows[-1]["event_id"])

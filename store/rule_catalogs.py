@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from store.detection_rows import rule_id_text
 from store.postgres import TenantTransaction
 from store.queries import sql
+from store.search import time_bounded
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +37,12 @@ async def put_catalog(tx: TenantTransaction, digest: str, catalog: bytes) -> Non
 
 
 async def rule_hits(tx: TenantTransaction, rule_ids: Sequence[str], since: datetime) -> dict[str, RuleHits]:
-    """How often each of these rules hit (by event time)."""
-    rows = await tx.connection.fetch(sql("rule_hits"), list(rule_ids), since)
-    return {
+    """How often each of these rules hit (by event time). Raises SearchTimedOut."""
+    stored = {rule_id: rule_id_text(rule_id) for rule_id in rule_ids}
+    async with time_bounded(tx):
+        rows = await tx.connection.fetch(sql("rule_hits"), sorted(set(stored.values())), since)
+    found = {
         row["rule_id"]: RuleHits(row["hits"], None if row["last_hit"] is None else row["last_hit"].astimezone(UTC))
         for row in rows
     }
+    return {rule_id: found[name] for rule_id, name in stored.items()}

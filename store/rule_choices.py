@@ -108,11 +108,13 @@ async def set_rules(tx: TenantTransaction, new: NewSet) -> None:
     await tx.connection.execute(sql("rule_choice_set"), new.digest, _packs_json(new.used), new.next_expiry)
 
 
-async def refuse_rules(tx: TenantTransaction, new: NewSet, reason: str) -> None:
-    """Notes that this rule set cannot be put in force: the one before goes on."""
+async def refuse_rules(tx: TenantTransaction, current: RuleChoice, new: NewSet, reason: str) -> None:
+    """Notes that this rule set cannot be put in force: the one before goes on. The audit log hears of a set once."""
     await tx.connection.execute(
         sql("rule_choice_refused"), new.digest, text(reason), _packs_json(new.used), new.next_expiry
     )
+    if current.refused_digest == new.digest:
+        return
     detail = {"rule_set": new.digest, "reason": reason[:2000]}
     await append_audit(tx, "trustsoc", "rules.refuse", f"tenant:{tx.tenant}", detail)
 

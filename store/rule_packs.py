@@ -9,8 +9,9 @@ from typing import Any
 import asyncpg
 import orjson
 
-from store.postgres import SystemTransaction
+from store.postgres import SystemTransaction, TenantTransaction
 from store.queries import sql
+from store.rule_choices import DEFAULT_PACK
 from store.rule_sets import put_rule_set
 from store.values import iso_time, json_text, text
 
@@ -23,7 +24,7 @@ class PackNotFound(Exception):
 
 
 class PackInUse(Exception):
-    """Tenants have chosen the pack; the text names some."""
+    """Tenants have chosen the pack (the text names some), or new ones begin with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +90,19 @@ async def newest_packs(tx: SystemTransaction) -> dict[str, InstalledPack]:
     return {row["name"]: _pack(row) for row in await tx.connection.fetch(sql("rule_packs_newest"))}
 
 
-async def pack_versions(tx: SystemTransaction, name: str, limit: int = VERSIONS_SHOWN) -> list[InstalledPack]:
+async def pack_versions(
+    tx: TenantTransaction | SystemTransaction, name: str, limit: int = VERSIONS_SHOWN
+) -> list[InstalledPack]:
     """The installations of a pack, newest first."""
     return [_pack(row) for row in await tx.connection.fetch(sql("rule_pack_versions"), name, limit)]
 
 
-async def resolve_pack(tx: SystemTransaction, name: str, digest: str | None) -> str:
+async def share_packs(tx: TenantTransaction | SystemTransaction) -> None:
+    """Until the transaction ends nobody installs or removes a pack."""
+    await tx.connection.execute(sql("rule_packs_share"))
+
+
+async def resolve_pack(tx: TenantTransaction | SystemTransaction, name: str, digest: str | None) -> str:
     """The digest of a pack: the newest, or the one that is asked for. Raises PackNotFound."""
     if digest is not None:
         if not await tx.connection.fetchval(sql("rule_pack_exists"), name, digest):
@@ -108,6 +116,8 @@ async def resolve_pack(tx: SystemTransaction, name: str, digest: str | None) -> 
 
 async def remove_pack(tx: SystemTransaction, name: str, *, actor: str) -> None:
     """Removes all versions of a pack from the list; rule sets made of it stay. Raises PackNotFound, PackInUse."""
+    if name == DEFAULT_PACK:
+        raise PackInUse(f"the rule pack {name!r} is what new tenants begin with")
     await tx.connection.execute(sql("rule_packs_lock"))
     users = [row["name"] for row in await tx.connection.fetch(sql("rule_pack_users"), name)]
     if users:

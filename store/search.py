@@ -116,7 +116,7 @@ async def search_events(tx: TenantTransaction, wanted: EventFilter, limit: int, 
     after = decode_time_and_id("events", cursor)
     entity = None if wanted.entity is None else _entity(wanted.entity)
     size = page_size(limit)
-    async with _bounded(tx):
+    async with time_bounded(tx):
         rows = await tx.connection.fetch(
             sql("search_events"),
             *_range(wanted.start, wanted.end),
@@ -146,7 +146,7 @@ async def search_incidents(
     """Incidents, the one with the newest event first. Raises InvalidCursor, SearchTimedOut."""
     after = decode_time_and_id("incidents", cursor)
     size = page_size(limit)
-    async with _bounded(tx):
+    async with time_bounded(tx):
         rows = await tx.connection.fetch(
             sql("search_incidents"),
             *_range(wanted.start, wanted.end),
@@ -168,7 +168,7 @@ async def get_incident(
     row = await tx.connection.fetchrow(sql("search_incident"), incident_id)
     if row is None:
         return None
-    async with _bounded(tx):
+    async with time_bounded(tx):
         members = await tx.connection.fetch(sql("search_timeline"), incident_id, timeline_limit)
     timeline = []
     for member in members:
@@ -210,7 +210,7 @@ def _log_arguments(wanted: LogFilter, cursor: str | None) -> tuple[Any, ...]:
 
 async def _scan_logs(tx: TenantTransaction, arguments: tuple[Any, ...], size: int, bounds: ScanBounds) -> LogPage:
     # The savepoint lets the transaction go on after a statement that ran out of time.
-    async with _bounded(tx, bounds.milliseconds), tx.connection.transaction():
+    async with time_bounded(tx, bounds.milliseconds), tx.connection.transaction():
         rows = await tx.connection.fetch(sql("search_logs"), *arguments, size + 1, bounds.rows)
     found = [row for row in rows if row["matches"]]
     items = [_record(row) for row in found[:size]]
@@ -235,7 +235,7 @@ async def get_record(tx: TenantTransaction, ref: RecordRef) -> dict[str, Any] | 
 
 async def count_status(tx: TenantTransaction) -> dict[str, Any]:
     """Counts of the tenant: batches, judged (batches), records, events, incidents by state, advisories and so on."""
-    async with _bounded(tx):
+    async with time_bounded(tx):
         counts = await tx.connection.fetchrow(sql("status_counts"))
         states = await tx.connection.fetch(sql("status_incidents"))
     by_state = dict.fromkeys(get_args(IncidentState), 0) | {row["state"]: row["incidents"] for row in states}
@@ -250,7 +250,8 @@ def like_pattern(term: str) -> str:
 
 
 @asynccontextmanager
-async def _bounded(tx: TenantTransaction, milliseconds: int = STATEMENT_TIMEOUT_MS) -> AsyncIterator[None]:
+async def time_bounded(tx: TenantTransaction, milliseconds: int = STATEMENT_TIMEOUT_MS) -> AsyncIterator[None]:
+    """From here to the end of the transaction a statement may take so long; within the block SearchTimedOut says so."""
     await tx.connection.execute(sql("limit_statement_time"), str(milliseconds))
     try:
         yield

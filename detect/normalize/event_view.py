@@ -49,12 +49,14 @@ class Plan(NamedTuple):
 
 
 class EventView(NormalizedRecord, frozen=True, gc=False, eq=False, kw_only=True):
-    """The view of a Windows event. The first `own` fields are its own; `line` is its body, where that is a line beside.
+    """The view of a Windows event. The first `own` fields are its own; `line` is its body, where that is a line beside;
+    `sent` the line of JSON that it was read from, where that is known.
 
     The inherited attributes that are properties here hold nothing.
     """
 
     line: str
+    sent: str
     quick_fields: dict[str, Any]
     own: int
     plan: Plan
@@ -92,9 +94,8 @@ class EventView(NormalizedRecord, frozen=True, gc=False, eq=False, kw_only=True)
 
     @property
     def sent_json(self) -> str:
-        """The event's line, where nothing is in its fields but what it says: no attributes, no joined path."""
-        body = self.record.body
-        return body if isinstance(body, str) and not self.record.attributes and self.plan.join is None else ""
+        """The event's line, where nothing is in its fields but what it says: none of the sender's, no joined path."""
+        return self.sent if self.own == len(self.quick_fields) and self.plan.join is None else ""
 
     def _work_out(self) -> tuple[tuple[Entity, ...], Outcome, str | MessageSource]:
         plan, fields = self.plan, self.fields

@@ -79,16 +79,16 @@ class Normalizer:
     def normalize(self, record: LogRecord) -> NormalizedRecord:
         """The record's flat view, its entities, class and outcome."""
         body, attributes = record.body, record.attributes
-        parsed = None
-        if attributes and "EventID" in attributes:
-            view = self._windows.view(record, attributes, _line_of(body))
+        parsed, sent = None, ""
+        if attributes and not _EVENT_SIGNS.isdisjoint(attributes):
+            view = self._windows.view(record, attributes, _line_of(body), "")
         else:
             if isinstance(body, str) and body.startswith("{"):
-                parsed = parse_object(body) if len(body) <= MAX_JSON else None
+                parsed, sent = parse_object(body) if len(body) <= MAX_JSON else None, body
             elif isinstance(body, dict):
-                parsed = body
+                parsed, sent = body, record.sent
             known = parsed is not None and ("EventID" in parsed or "Event" in parsed)
-            view = self._windows.view(record, parsed, "") if parsed is not None and known else None
+            view = self._windows.view(record, parsed, "", sent) if parsed is not None and known else None
         return self._read(record, parsed).finish(record) if view is None else view
 
     def recognise(self, record: LogRecord) -> str:

@@ -42,6 +42,12 @@ _DECIDING: Final = frozenset({"Level", "OperationType", "EventType", "Message"})
 # NXLog writes the kind of record over the kind of registry change, which then stands in the message alone.
 _RECORD_KINDS: Final = frozenset({"INFO", "AUDIT_SUCCESS", "AUDIT_FAILURE", "ERROR", "WARNING"})
 _EVENT_TYPE: Final = "\nEventType: "
+# Names by which `read_shape` may take an object that has `EventID` and `Channel` for another shape than a flat event.
+_OTHER_SHAPES: Final = frozenset({
+    "EventData", "UserData", "Event", "System", "winlog", "winlog.event_id", "Event.System.EventID",
+    "Event.System.EventID.#text",
+})  # fmt: skip
+_SHIPPED: Final = frozenset({"event_id", "channel"})
 
 
 class Form(NamedTuple):
@@ -63,10 +69,11 @@ class WindowsParser:
         self._attributes: Mapping[str, Any] = {}
         self._of_attributes: Fields = {}
 
-    def view(self, record: LogRecord, body: Mapping[str, Any], line: str) -> NormalizedRecord | None:
+    def view(self, record: LogRecord, body: Mapping[str, Any], line: str, sent: str) -> NormalizedRecord | None:
         """The view of an event of a form seen before; None for any other, which `read` may know. The way most go.
 
-        `body` is the record's body or its attributes; then `line` is its body, where that is a line.
+        `body` is the record's body or its attributes; then `line` is its body, where that is a line. `sent` is the line
+        of JSON that the body was read from; empty where that is not known.
         """
         event = body.get("Event")
         known = self._flat(body) if event is None else self._nested(event)
@@ -87,6 +94,7 @@ class WindowsParser:
             "",
             plan.activity,
             line=line,
+            sent=sent,
             quick_fields=fields,
             own=own,
             plan=plan,
@@ -116,13 +124,15 @@ class WindowsParser:
             number, channel = text_of_element(system["EventID"]), system["Channel"]
             if number.__class__ is not int or channel.__class__ is not str or len(event) - ("#attributes" in event) > 2:
                 return None
-            if data.get("Data").__class__ is list:  # whose items may have names
+            if data.__class__ is not dict or data.get("Data").__class__ is list:  # whose items may have names
                 return None
             form = self._forms[tuple(system), tuple(data), channel, number]
-            provider = system["Provider"]["#attributes"]["Name"]
+            provider, values = system["Provider"]["#attributes"]["Name"], form.values(system)
+            if provider.__class__ is not str or None in values:  # what is null there is no field
+                return None
         except (KeyError, TypeError):
             return None
-        fields = dict(zip(form.names, form.values(system), strict=True))
+        fields = dict(zip(form.names, values, strict=True))
         fields["Provider_Name"] = provider
         fields.update(data)
         return form.plan, fields
@@ -144,7 +154,8 @@ class WindowsParser:
         system, data = (event.get("System"), event.get("EventData")) if isinstance(event, dict) else (None, None)
         if not isinstance(system, dict) or not isinstance(data, dict) or len(names) > MAX_PLAN_NAMES:
             return
-        present = [name for name in SYSTEM_FIELDS if system.get(name) is not None and name != "EventID"]
+        # One that is null is among these and not among the names: nothing is learnt of such an event.
+        present = [name for name in SYSTEM_FIELDS if name in system]
         expected = (*present, "EventID", "Provider_Name", *data)
         key = (tuple(system), tuple(data), str(system.get("Channel")), text_of_element(system.get("EventID")))
         if names != expected or key[3].__class__ is not int or len(str(key)) > 2 * MAX_PLAN_CHARACTERS:
@@ -308,7 +319,7 @@ def _add_names(aliases: tuple[tuple[str, tuple[str, ...]], ...], fields: Fields)
 def _is_plain(names: tuple[str, ...]) -> bool:
     """Whether a flat event's names are its fields as they are."""
     known = frozenset(names)
-    if not {"EventID", "Channel"} <= known or known & {"EventData", "UserData", "Event", "System", "winlog"}:
+    if not {"EventID", "Channel"} <= known or known & _OTHER_SHAPES or known >= _SHIPPED:
         return False
     return not any(" " in name or name.__class__ is not str for name in names)
 

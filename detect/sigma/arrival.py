@@ -1,27 +1,29 @@
 """Conditions that a match can meet at once, judged in constant time while matches come in order.
 
 Each judge keeps a memo of a group: a function of the group's entries alone, so that it need not be saved. A match that
-comes late makes the memo void; `trimmed` keeps every entry that the memo would miss.
+comes late is put in its place there, or makes the memo void; `witnesses` names every entry that the memo would miss.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from heapq import heapify, heappop, heappush
 from typing import Any, Protocol
 
 from detect.record import Nanoseconds
+from detect.sigma.correlation_group import Group
+from detect.sigma.measured_window import MeasuredWindow
 from detect.sigma.measures import (
     LONG_AGO,
     Entry,
-    EntryKey,
     Measure,
+    Number,
     exact_bounds,
     is_met,
+    key_of,
     measure_of,
     places_of,
-    time_of,
 )
 from detect.sigma.rule import SigmaCorrelation
 
@@ -29,28 +31,6 @@ SPARE = 256
 """Matches kept beyond what the condition asks for, so that late ones find their neighbours."""
 MAX_VALUES = 10_000
 """Values of one group that a sum, an average or a percentile is taken of."""
-
-
-class Group:
-    """The matches of one combination of group-by values, in order, when the group last fired, and where the watermark
-    stood when it was last touched, which was the `touch`th time that any group was. `pending` are matches whose windows
-    have yet to close, with the time when they do, of which `due_ns` is the first; `memo` is its judge's own."""
-
-    __slots__ = ("due_ns", "entries", "fired_ns", "memo", "pending", "touch", "touched_ns")
-
-    def __init__(self) -> None:
-        self.entries: list[Entry] = []
-        self.fired_ns: Nanoseconds | None = None
-        self.touch = 0
-        self.touched_ns: Nanoseconds = 0
-        self.memo: Any = None
-        self.pending: Sequence[tuple[Nanoseconds, EntryKey]] = ()
-        self.due_ns: Nanoseconds = 0
-
-
-def touch_of(item: tuple[object, Group]) -> int:
-    """Of a key and its group: which touch of all was the group's last."""
-    return item[1].touch
 
 
 class ArrivalJudge(Protocol):
@@ -129,7 +109,7 @@ class ValueJudge:
         self._span_ns = span_ns
 
     def judge(self, group: Group, entry: Entry) -> bool:
-        # Values that come again fill the heap: it is made anew from entries, of which there are 2 * limit at most.
+        # Values that come again fill the heap: it is made anew from entries, of which there are 3 * limit at most.
         if group.memo is None or len(group.memo[1]) > 4 * self.limit:
             group.memo = self._last_times(group.entries)
         last, heap = group.memo
@@ -222,6 +202,10 @@ class SourceJudge:
         return set({entry[2]: place for place, entry in enumerate(entries)}.values())
 
 
+_Link = tuple[int, Any]
+"""The place of an entry of a chain, and the link before it; None before the first."""
+
+
 class ChainJudge:
     """temporal_ordered: enough sources in their order, or all of an alternative's. Memo: see measures.Chains."""
 
@@ -277,17 +261,27 @@ class ChainJudge:
 
     def witnesses(self, entries: Sequence[Entry]) -> set[int]:
         """The entries of the latest chain of every length."""
-        latest: list[list[tuple[int, ...]]] = [[()] * len(chain) for chain in self._chains]
+        latest: list[list[_Link | None]] = [[None] * len(chain) for chain in self._chains]
         for place, entry in enumerate(entries):
             for number, step in self._places.get(entry[2], ()):
-                before = latest[number][step - 1] if step else ()
-                if before or not step:
-                    latest[number][step] = (*before, place)
-        return {place for chain in latest for places in chain for place in places}
+                before = latest[number][step - 1] if step else None
+                if before is not None or not step:
+                    latest[number][step] = (place, before)
+        found: set[int] = set()
+        for chain in latest:
+            seen: set[int] = set()  # a place is one step of a chain: whatever led to it has been seen with it
+            for last in chain:
+                link = last
+                while link is not None and link[0] not in seen:
+                    seen.add(link[0])
+                    link = link[1]
+            found |= seen
+        return found
 
 
 class MeasureJudge:
-    """Sums, averages, medians and percentiles above a bound. Memo: the measure, and where its window starts."""
+    """Sums, averages, medians and percentiles above a bound. Memo: the window that ends at the newest entry, and the
+    one that was looked at last for an entry that came late."""
 
     lasting = False
 
@@ -299,24 +293,30 @@ class MeasureJudge:
         self._new: Callable[[], Measure] = measure_of(correlation)
 
     def judge(self, group: Group, entry: Entry) -> bool:
-        entries, horizon_ns = group.entries, entry[0] - self._span_ns
-        if group.memo is None:
-            start = bisect_left(entries, horizon_ns, key=time_of)
-            measure = self._new()
-            for item in entries[start:]:
-                measure.add(item)
-        else:
-            measure, start = group.memo
-            measure.add(entry)
-            while entries[start][0] < horizon_ns:
-                measure.remove(entries[start])
-                start += 1
-        group.memo = (measure, start)
-        return is_met(self._bounds, measure.number(horizon_ns))
+        return is_met(self._bounds, self._memo(group)[0].number_at(group.entries, len(group.entries) - 1))
 
-    def take_late(self, group: Group, _: Entry) -> bool:
-        group.memo = None
+    def take_late(self, group: Group, entry: Entry) -> bool:
+        if group.memo is not None:
+            place = bisect_left(group.entries, key_of(entry), key=key_of)
+            for window in group.memo:
+                window.make_place(place, entry)
         return True
+
+    def late_windows(self, group: Group, first: int) -> Iterator[tuple[int, int, Number]]:
+        """As measures.windows, for the entry at place `first` and the span after it, from what is measured already."""
+        entries, window = group.entries, self._memo(group)[1]
+        limit_ns = entries[first][0] + self._span_ns
+        for end in range(first, len(entries)):
+            if entries[end][0] > limit_ns:
+                return
+            number = window.number_at(entries, end)
+            yield end, window.start, number
+
+    def _memo(self, group: Group) -> tuple[MeasuredWindow, MeasuredWindow]:
+        if group.memo is None:
+            group.memo = MeasuredWindow(self._new, self._span_ns), MeasuredWindow(self._new, self._span_ns)
+        memo: tuple[MeasuredWindow, MeasuredWindow] = group.memo
+        return memo
 
     def witnesses(self, _: Sequence[Entry]) -> set[int]:
         return set()

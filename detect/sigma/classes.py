@@ -61,9 +61,9 @@ class ClassTable:
         if known is None:
             known = self._numbers[truths] = len(self._sets)
             self._sets.append(truths)
-            self._members += len(truths)
             witnessed = self._witnessed
             rules = {rule for atom in truths for rule in witnessed.get(atom, ())}
+            self._members += len(truths) + len(rules)
             self._candidates.append(tuple(sorted(rules)))
         return known
 
@@ -91,8 +91,12 @@ class CacheBudget:
         """So many bytes are remembered more."""
         self._spent += size
         if self._spent > MAX_GENERATION_BYTES:
-            for column in self._columns:
-                column.age()
+            self.age()
+
+    def age(self) -> None:
+        """The next generation begins, for all columns: of one that aged alone, nobody would count the older one."""
+        for column in self._columns:
+            column.age()
 
     def release(self, size: int) -> None:
         """So many bytes are remembered no longer."""
@@ -122,12 +126,17 @@ class Column(dict[Any, int]):
         self._old: dict[Any, int] = {}
         self._few: dict[tuple[type, int], int] = {}
         self._size = self._misses = self._resting = self._seen_before = 0
-        self._readers: list[Reader] = []
+        self._readers: dict[Reader, None] = {}
         budget.add(self)
 
     def read_by(self, reader: Reader) -> None:
         """The reader looks up one value for each of its records."""
-        self._readers.append(reader)
+        self._readers[reader] = None
+
+    def left_by(self, reader: Reader) -> None:
+        """The reader looks up nothing more; what it did still counts."""
+        del self._readers[reader]
+        self._seen_before -= reader.records
 
     def __missing__(self, value: Any) -> int:
         if type(value) is not str and value in (0, 1):
@@ -173,7 +182,7 @@ class Column(dict[Any, int]):
         size = sys.getsizeof(value) + _ENTRY_BYTES
         self._size += size
         if len(self) > MAX_COLUMN_VALUES:
-            self.age()
+            self._budget.age()
         else:
             self._budget.charge(size)
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from detect.record import Nanoseconds
+from detect.sigma.correlation_group import Firings, fired_at, is_armed
 from detect.sigma.measures import (
     Entry,
     EntryKey,
@@ -43,9 +44,9 @@ class ClosingJudge(Protocol):
 
     limit: int
 
-    def judge(self, entries: Sequence[Entry], due: Sequence[EntryKey], fired_ns: Nanoseconds | None) -> list[Verdict]:
-        """The verdicts that fire. `due` are keys of entries, in order. A group that fired at `fired_ns` is silent
-        for matches within a span of that time, and each verdict makes it so again."""
+    def judge(self, entries: Sequence[Entry], due: Sequence[EntryKey], fired: Firings) -> list[Verdict]:
+        """The verdicts that fire. `due` are keys of entries, in order, and at least one. A group that has fired is
+        silent for matches within a span of those times, and each verdict makes it so again."""
         ...
 
 
@@ -58,10 +59,6 @@ def closing_judge(correlation: SigmaCorrelation) -> ClosingJudge:
     return (OrderJudge if correlation.kind == "temporal_ordered" else AbsenceJudge)(correlation)
 
 
-def _is_silent(time_ns: Nanoseconds, fired_ns: Nanoseconds | None, span_ns: Nanoseconds) -> bool:
-    return fired_ns is not None and abs(time_ns - fired_ns) <= span_ns
-
-
 class SilenceJudge:
     """`eq: 0`: no match followed within the span."""
 
@@ -70,7 +67,7 @@ class SilenceJudge:
     def __init__(self, span_ns: Nanoseconds) -> None:
         self._span_ns = span_ns
 
-    def judge(self, entries: Sequence[Entry], due: Sequence[EntryKey], fired_ns: Nanoseconds | None) -> list[Verdict]:
+    def judge(self, entries: Sequence[Entry], due: Sequence[EntryKey], fired: Firings) -> list[Verdict]:
         """Fires for the last match before each silence."""
         found = []
         for key in due:
@@ -91,7 +88,7 @@ class PeakJudge:
         self._span_ns = correlation.span_ns
         self._new: Callable[[], Measure] = measure_of(correlation)
 
-    def judge(self, entries: Sequence[Entry], due: Sequence[EntryKey], fired_ns: Nanoseconds | None) -> list[Verdict]:
+    def judge(self, entries: Sequence[Entry], due: Sequence[EntryKey], fired: Firings) -> list[Verdict]:
         """Fires for a match whose peak meets the bounds, with the first window that reaches the peak."""
         span_ns = self._span_ns
         first = bisect_left(entries, due[0], key=key_of)
@@ -111,8 +108,8 @@ class PeakJudge:
             while high[0][0] < place:
                 high.popleft()
             end, start, number = high[0]
-            if not _is_silent(key[0], fired_ns, span_ns) and is_met(self._bounds, number):
-                fired_ns = entries[end][0]
+            if is_armed(fired, key[0], span_ns) and is_met(self._bounds, number):
+                fired = fired_at(entries[end][0], fired)
                 found.append(Verdict(entries[start : end + 1], number))
         return found
 
@@ -130,18 +127,18 @@ class AbsenceJudge:
             for way in correlation.alternatives
         ]
 
-    def judge(self, entries: Sequence[Entry], due: Sequence[EntryKey], fired_ns: Nanoseconds | None) -> list[Verdict]:
+    def judge(self, entries: Sequence[Entry], due: Sequence[EntryKey], fired: Firings) -> list[Verdict]:
         """Fires for a match of a source that must occur, with the first window that holds all that must."""
         times: dict[int, list[Nanoseconds]] = {}
         for entry in entries:
             times.setdefault(entry[2], []).append(entry[0])
         found = []
         for key in due:
-            if _is_silent(key[0], fired_ns, self._span_ns):
+            if not is_armed(fired, key[0], self._span_ns):
                 continue
             window = self._window(entries, key, times)
             if window is not None:
-                fired_ns = window.entries[-1][0]
+                fired = fired_at(window.entries[-1][0], fired)
                 found.append(window)
         return found
 
@@ -189,17 +186,17 @@ class OrderJudge:
             absent = {numbers[source]: bisect_left(present, numbers[source]) for source in way.absent}
             self._chains.append((present, absent))
 
-    def judge(self, entries: Sequence[Entry], due: Sequence[EntryKey], fired_ns: Nanoseconds | None) -> list[Verdict]:
+    def judge(self, entries: Sequence[Entry], due: Sequence[EntryKey], fired: Firings) -> list[Verdict]:
         """Fires for the first match of a chain."""
         found = []
         for key in due:
-            if _is_silent(key[0], fired_ns, self._span_ns):
+            if not is_armed(fired, key[0], self._span_ns):
                 continue
             place = bisect_left(entries, key, key=key_of)
             for present, absent in self._chains:
                 end = self._end(entries, place, present, absent) if present[0] == key[2] else None
                 if end is not None:
-                    fired_ns = entries[end][0]
+                    fired = fired_at(entries[end][0], fired)
                     found.append(Verdict(entries[place : end + 1], len(present)))
                     break
         return found

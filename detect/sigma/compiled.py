@@ -26,7 +26,7 @@ from detect.sigma.scanner import FieldScanner, FinderShelf
 from detect.sigma.values import value_of
 
 MAX_DECISIONS = 50_000
-"""Decisions of all plans together, in one of two generations."""
+"""Decisions of all plans together, in one of two generations; each rule in one, with its explanation, counts as one."""
 MAX_ROUTES = 4096
 MAX_BUCKETS = 1024
 
@@ -45,6 +45,7 @@ class CompiledMatcher:
         self._routes: dict[Logsource, Bucket] = {}
         self._buckets: dict[tuple[int, ...], Bucket] = {}
         self._decided = 0
+        self._is_time_to_forget = False
         self._faults: list[RuleFault] = []
         by_source: dict[Logsource, list[int]] = {}
         for place, rule in enumerate(self._program.rules):
@@ -101,6 +102,8 @@ class CompiledMatcher:
             self._route(logsource)
 
     def _route(self, logsource: Logsource) -> Bucket:
+        if self._is_time_to_forget:
+            self._forget_classes()
         chosen = [place for source, places in self._by_source if applies(source, logsource) for place in places]
         key = tuple(sorted(chosen))
         bucket = self._buckets.get(key)
@@ -156,9 +159,12 @@ class CompiledMatcher:
     def _decide(self, look: Look, signature: tuple[int, ...]) -> Decision:
         decision = look.older.get(signature) or look.decide(signature, self._table, self._program)
         look.decisions[signature] = decision
-        self._decided += 1
+        self._decided += 1 + len(decision.matched) + len(decision.undecided)
         if self._table.is_full or self._follow_ups.is_full:
-            self._forget_classes()
+            # Not while a record is looked up: its class numbers are in use. Without routes the next record is routed
+            # anew, which forgets before anything is looked up, and costs the usual record no question.
+            self._is_time_to_forget = True
+            self._routes.clear()
         elif self._decided >= MAX_DECISIONS:
             self._decided = 0
             for plan in self._plans():
@@ -170,6 +176,7 @@ class CompiledMatcher:
         return (plan for bucket in self._buckets.values() for plan in bucket.plans())
 
     def _forget_classes(self) -> None:
+        self._is_time_to_forget = False
         self._table.forget()
         self._budget.forget()
         self._decided = 0

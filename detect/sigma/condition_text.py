@@ -74,11 +74,15 @@ def parsed_condition(text: str) -> Tree:
 
 
 def named_by(choice: Choice, names: Iterable[str]) -> list[str]:
-    """The names that a choice means. Names that begin with `_` are only meant by patterns that do."""
+    """The names that a choice means. Names that begin with `_` are only meant by patterns that do. Raises BadCondition
+    when there is none."""
     wanted = "*" if choice.pattern.lower() == "them" else choice.pattern
     pattern = Pattern(tuple((piece,) if piece else () for piece in re.sub(r"\*+", "*", wanted).split("*")))
     hidden = wanted.startswith("_")
-    return [name for name in names if (hidden or not name.startswith("_")) and pattern_holds(pattern, name)]
+    found = [name for name in names if (hidden or not name.startswith("_")) and pattern_holds(pattern, name)]
+    if not found:
+        raise BadCondition(f"'{'all' if choice.every else '1'} of {choice.pattern}' names nothing that is there")
+    return found
 
 
 class _Reader:

@@ -16,19 +16,22 @@ own time is.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from detect.event import Evidence
 from detect.record import Entity, Nanoseconds, NormalizedRecord, RecordRef
-from detect.sigma.arrival import Group, arrival_judge, touch_of
+from detect.sigma.arrival import MeasureJudge, arrival_judge
 from detect.sigma.closing import closing_judge
+from detect.sigma.correlation_group import Group, fired_at, is_armed, touch_of
 from detect.sigma.correlation_snapshot import (
-    CapturedCorrelation,
-    CapturedGroup,
     ContributionReader,
-    read_awaited,
+    ContributionWriter,
+    read_group,
+    written_group,
+    written_out,
 )
-from detect.sigma.group import GroupKey, GroupKeys, joined_key, key_parts
+from detect.sigma.group import MAX_TEXT, GroupKey, GroupKeys, key_parts
 from detect.sigma.measures import (
     Entry,
     exact_bounds,
@@ -118,9 +121,10 @@ class CorrelationState:
         self._lasting = self._arrival is not None and self._arrival.lasting
         enough = 1 if self._numeric else int(correlation.at_least or 1)
         self._max_groups = max_groups
-        self._max_held = max(max_contributions, 3 * enough)
+        # Room for a group of the newest entries, as many that are spared, and as many again before it is next trimmed.
+        self._max_held = max(max_contributions, 4 * enough)
         limits = [judge.limit for judge in (self._arrival, self._closing) if judge is not None]
-        self._limit = max(enough, min(limits[0], self._max_held // 2))
+        self._limit = max(enough, min(limits[0], self._max_held // 3))
         self._full = 2 * self._limit
         self._groups: dict[GroupKey, Group] = {}
         self._touches = 0
@@ -144,14 +148,14 @@ class CorrelationState:
         source, time_ns, ref, record, evidence, entities, inherited = signal
         position, key_field, value_field = self._sources[source]
         key: Any = record.fields.get(key_field) if record is not None and not inherited else None
-        if key.__class__ is not str or not key:
+        if key.__class__ is not str or not 0 < len(key) <= MAX_TEXT:
             key = self._keys.key(source, record, inherited)
             if key is None:
                 return None
         value: Any = ""
         if self._has_values:
             value = record.fields.get(value_field) if record is not None else None
-            if value.__class__ is not str:
+            if value.__class__ is not str or len(value) > MAX_TEXT:
                 value = self._keys.value(source, record, inherited)
             if value is None or (self._numeric and not is_value(value)):
                 return None
@@ -173,13 +177,9 @@ class CorrelationState:
         self._held += 1
         count = len(entries)
         firing = None
-        if (
-            count >= self._least
-            and self._judge(group, entry)
-            and (group.fired_ns is None or abs(time_ns - group.fired_ns) > self._span_ns)
-        ):
+        if count >= self._least and self._judge(group, entry) and is_armed(group.fired, time_ns, self._span_ns):
             firing = self._fire(key, group, entry)
-        if count >= self._full or self._held > self._max_held:
+        if count >= self._full + group.spared or self._held > self._max_held:
             self._bound(group)
         return firing
 
@@ -208,7 +208,7 @@ class CorrelationState:
         return firing
 
     def _bound(self, group: Group) -> None:
-        if len(group.entries) >= self._full:
+        if len(group.entries) >= self._full + group.spared:
             self._trim(group)
         if self._held > self._max_held:
             self._make_room()
@@ -229,19 +229,17 @@ class CorrelationState:
         entries.insert(place, entry)
         return True
 
-    def _is_armed(self, group: Group, end_ns: Nanoseconds) -> bool:
-        return group.fired_ns is None or abs(end_ns - group.fired_ns) > self._span_ns
-
     def _is_silent_around(self, group: Group, time_ns: Nanoseconds) -> bool:
-        """Whether the group is not armed at any end of a window that holds a match of that time."""
-        if group.fired_ns is None:
-            return False
+        """Whether one of its firings keeps the group silent at every end of a window that holds a match of that time:
+        not all such groups are told, but those where it matters."""
         last_ns = min(time_ns + self._span_ns, group.entries[-1][0])
-        return group.fired_ns - self._span_ns <= time_ns and last_ns <= group.fired_ns + self._span_ns
+        return any(
+            fired_ns - self._span_ns <= time_ns and last_ns <= fired_ns + self._span_ns for fired_ns in group.fired
+        )
 
     def _fire(self, key: GroupKey, group: Group, entry: Entry) -> Firing:
         """The window that ends at the newest entry."""
-        group.fired_ns = entry[0]
+        group.fired = fired_at(entry[0], group.fired)
         horizon_ns = entry[0] - self._span_ns
         window = group.entries
         if window[0][0] < horizon_ns:
@@ -252,10 +250,15 @@ class CorrelationState:
         """The first window that holds the entry and meets the condition, unless the group just fired."""
         entries, bounds = group.entries, self._bounds
         first = bisect_left(entries, key_of(entry), key=key_of)
-        for end, start, number in windows(entries, first, entry[0] + self._span_ns, self._span_ns, self._new_measure()):
-            met = is_met(bounds, number) if bounds else number > 0
-            if met and self._is_armed(group, entries[end][0]):
-                group.fired_ns = entries[end][0]
+        if isinstance(self._arrival, MeasureJudge):
+            found = self._arrival.late_windows(group, first)
+        else:
+            found = windows(entries, first, entry[0] + self._span_ns, self._span_ns, self._new_measure())
+        for end, start, number in found:
+            if not is_armed(group.fired, entries[end][0], self._span_ns):
+                continue
+            if is_met(bounds, number) if bounds else number > 0:
+                group.fired = fired_at(entries[end][0], group.fired)
                 return self._firing(key, entries[start : end + 1], number, entry[1])
         return None
 
@@ -282,10 +285,9 @@ class CorrelationState:
         ripe = [item for item in self._groups.items() if item[1].pending and item[1].due_ns < watermark_ns]
         for key, group in sorted(ripe, key=touch_of):
             due = sorted(entry for due_ns, entry in group.pending if due_ns < watermark_ns)
-            group.pending = [item for item in group.pending if item[0] >= watermark_ns]
-            group.due_ns = min((due_ns for due_ns, _ in group.pending), default=0)
-            for entries, number in self._closing.judge(group.entries, due, group.fired_ns):
-                group.fired_ns = entries[-1][0]
+            group.await_windows([item for item in group.pending if item[0] >= watermark_ns])
+            for entries, number in self._closing.judge(group.entries, due, group.fired):
+                group.fired = fired_at(entries[-1][0], group.fired)
                 found.append(self._firing(key, entries, number, entries[-1][1]))
         return found
 
@@ -296,12 +298,13 @@ class CorrelationState:
         if self._arrival is not None:
             kept = sorted(place for place in self._arrival.witnesses(entries) if place < first)
             group.entries = [*(entries[place] for place in kept), *entries[first:]]
+            group.spared = len(kept)
             if self._numeric:
                 self.evicted += first
         else:
             oldest = key_of(entries[first])
             group.entries = entries[first:]
-            group.pending = [item for item in group.pending if item[1] >= oldest]
+            group.await_windows([item for item in group.pending if item[1] >= oldest])
             self.evicted += first
         group.memo = None
         self._held -= len(entries) - len(group.entries)
@@ -356,42 +359,35 @@ class CorrelationState:
         for key in dead:
             self._held -= len(self._groups.pop(key).entries)
 
-    def snapshot(self) -> dict[str, Any]:
-        """The state as plain JSON values, groups from the least recently touched on."""
-        return self.capture().written(None)
+    def snapshot(self, writer: ContributionWriter | None = None) -> dict[str, Any]:
+        """The state as plain JSON values, groups from the least recently touched on.
 
-    def capture(self) -> CapturedCorrelation:
-        """The state as it is now, for writing out while matches go on."""
-        header = {
+        A writer writes evidence as its number in a table; without one it is written out.
+        """
+        write = written_out if writer is None else writer.write
+        waits = self._closing is not None
+        return {
             "fingerprint": self.fingerprint,
             "evicted": self.evicted,
             "late": self.late,
             "sweep_ns": self._sweep_ns,
+            "groups": [written_group(key, group, write, waits=waits) for key, group in self._by_touch()],
         }
-        waits = self._closing is not None
-        groups = [
-            CapturedGroup(
-                key_parts(key),
-                group.fired_ns,
-                group.touched_ns,
-                list(group.pending) if waits else None,
-                group.entries.copy(),
-            )
-            for key, group in self._by_touch()
-        ]
-        return CapturedCorrelation(header, groups)
+
+    def evidence(self) -> Iterator[tuple[Evidence, ...]]:
+        """What the contributions cite, contribution by contribution."""
+        for group in self._groups.values():
+            for entry in group.entries:
+                yield entry[4]
 
     def restore(self, state: dict[str, Any], reader: ContributionReader | None = None) -> None:
         """The inverse of snapshot; raises ValueError, KeyError, IndexError or TypeError for anything else."""
-        read = (reader or ContributionReader()).read
+        read, waits = (reader or ContributionReader()).read, self._closing is not None
         groups: dict[GroupKey, Group] = {}
-        for touch, (key, fired_ns, touched_ns, *pending, entries) in enumerate(state["groups"], 1):
-            group = groups[joined_key(tuple(map(str, key)))] = Group()
+        for touch, row in enumerate(state["groups"], 1):
+            key, group = read_group(row, read, waits=waits)
             group.touch = touch
-            group.entries = [read(item) for item in entries]
-            group.fired_ns, group.touched_ns = fired_ns, touched_ns
-            group.pending = read_awaited(pending[0]) if self._closing is not None else ()
-            group.due_ns = min((due_ns for due_ns, _ in group.pending), default=0)
+            groups[key] = group
         self._groups, self._touches, self._untouched = groups, len(state["groups"]), []
         self._held = sum(len(group.entries) for group in groups.values())
         self.evicted, self.late = int(state["evicted"]), int(state["late"])

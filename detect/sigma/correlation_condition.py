@@ -29,6 +29,7 @@ MAX_COUNT = 100_000
 MAX_CLOSING_COUNT = 9_000
 """Bounds of conditions that are judged when a window closes: such a group remembers 10,000 matches."""
 MAX_ALTERNATIVES = 256
+MAX_SOURCES = 100
 _COMPARISONS: dict[str, Comparison] = {name: name for name in get_args(Comparison)}
 _PLACE = "correlation.condition"
 
@@ -47,13 +48,20 @@ def bounds_of(stated: Mapping[str, Any], kind: CorrelationKind, sources: int) ->
 
 
 def _number(value: object, kind: CorrelationKind) -> int | float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise _refused(f"the correlation needs a number, not {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
+        raise _refused(f"the correlation needs a number, not {repr(value)[:50]}")
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if kind in COUNTING_KINDS and not isinstance(value, int):
         raise _refused(f"the correlation needs a whole number, not {value}")
     return value
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number that no float comes near to
+        return False
 
 
 def _of_counts(bounds: tuple[Bound, ...], kind: CorrelationKind, sources: int) -> tuple[Bound, ...]:
@@ -121,6 +129,8 @@ def alternatives_of(text: str, references: Sequence[str] | None) -> tuple[tuple[
     except BadCondition as error:
         raise _refused(str(error)) from error
     listed = tuple(references or named)
+    if len(listed) > MAX_SOURCES:
+        raise _refused(f"a correlation cannot name more than {MAX_SOURCES} rules")
     if strange := [name for name in named if name not in listed]:
         raise _refused(f"the condition names {strange[0]!r}, which is not among the correlation's rules")
     if unused := [name for name in listed if name not in named]:
@@ -147,11 +157,8 @@ def _names(tree: Tree, listed: Iterable[str]) -> list[str]:
     match tree:
         case Named(name):
             return [name]
-        case Choice(every, pattern):
-            names = named_by(tree, listed)
-            if not names:
-                raise BadCondition(f"'{'all' if every else '1'} of {pattern}' names no rule of the correlation")
-            return names
+        case Choice():
+            return named_by(tree, listed)
         case Negation(part):
             return _names(part, listed)
         case Conjunction(parts) | Disjunction(parts):

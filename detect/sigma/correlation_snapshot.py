@@ -1,58 +1,39 @@
-"""The state of correlations as data: captured while matches go on, written with evidence by number, read back."""
+"""The groups of correlations as data: written with their evidence by number or in full, and read back."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from detect.event import Evidence
-from detect.record import Entity, Nanoseconds, RecordRef
-from detect.sigma.measures import Entry, EntryKey
+from detect.record import Entity, RecordRef
+from detect.sigma.correlation_group import Group
+from detect.sigma.group import GroupKey, joined_key, key_parts
+from detect.sigma.measures import Entry
 
 
-class CapturedGroup(NamedTuple):
-    """A group as it was. `pending` is None for correlations that do not wait for windows to close."""
-
-    key: tuple[str, ...]
-    fired_ns: Nanoseconds | None
-    touched_ns: Nanoseconds
-    pending: list[tuple[Nanoseconds, EntryKey]] | None
-    entries: list[Entry]
-
-
-class CapturedCorrelation(NamedTuple):
-    """A correlation as it was: what changes is copied, what does not is shared."""
-
-    header: dict[str, Any]
-    groups: list[CapturedGroup]
-
-    def evidence(self) -> Iterator[tuple[Evidence, ...]]:
-        """What the contributions cite, contribution by contribution."""
-        for group in self.groups:
-            for entry in group.entries:
-                yield entry[4]
-
-    def written(self, writer: ContributionWriter | None) -> dict[str, Any]:
-        """Plain JSON values. A writer writes evidence as its number in a table; without one it is written out."""
-        write = _written_out if writer is None else writer.write
-        rows = []
-        for key, fired_ns, touched_ns, pending, entries in self.groups:
-            waiting = [] if pending is None else [[_awaited(item) for item in pending]]
-            rows.append((key, fired_ns, touched_ns, *waiting, write(entries)))
-        return self.header | {"groups": rows}
+def written_group(
+    key: GroupKey, group: Group, write: Callable[[list[Entry]], list[Any]], *, waits: bool
+) -> tuple[Any, ...]:
+    """A group as plain JSON values; `waits`: the correlation waits for windows to close, so it has pending matches."""
+    pending = [[due_ns, time_ns, str(ref), source] for due_ns, (time_ns, ref, source) in group.pending]
+    waiting = [pending] if waits else []
+    return (key_parts(key), group.fired, group.spared, group.touched_ns, *waiting, write(group.entries))
 
 
-def _awaited(item: tuple[Nanoseconds, EntryKey]) -> list[Any]:
-    due_ns, (time_ns, ref, source) = item
-    return [due_ns, time_ns, str(ref), source]
+def read_group(row: Sequence[Any], read: Callable[[Sequence[Any]], Entry], *, waits: bool) -> tuple[GroupKey, Group]:
+    """The group that was written so, with its key."""
+    key, fired, spared, touched_ns, *waiting, entries = row
+    group = Group()
+    group.entries = [read(item) for item in entries]
+    group.fired, group.spared, group.touched_ns = tuple(fired), int(spared), touched_ns
+    pending = waiting[0] if waits else ()
+    group.await_windows([(due_ns, (time_ns, RecordRef.parse(ref), source)) for due_ns, time_ns, ref, source in pending])
+    return joined_key(tuple(map(str, key))), group
 
 
-def read_awaited(rows: Sequence[Sequence[Any]]) -> list[tuple[Nanoseconds, EntryKey]]:
-    """The pending matches that were written so."""
-    return [(due_ns, (time_ns, RecordRef.parse(ref), source)) for due_ns, time_ns, ref, source in rows]
-
-
-def _written_out(entries: list[Entry]) -> list[Any]:
+def written_out(entries: list[Entry]) -> list[Any]:
+    """The contributions with their evidence in full."""
     return [
         [
             *(time_ns, str(ref), source, value),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from detect.batch import Poison
 from detect.event import DetectionEvent, Evidence
@@ -13,7 +13,7 @@ from detect.positions import ranges_text
 from detect.record import NormalizedRecord, RecordRef, TenantId
 from detect.sigma.compiled import CompiledMatcher
 from detect.sigma.correlation import CorrelationState, Firing, Signal
-from detect.sigma.correlation_snapshot import CapturedCorrelation, ContributionReader, ContributionWriter
+from detect.sigma.correlation_snapshot import ContributionReader, ContributionWriter
 from detect.sigma.event import correlation_event, evidence_of, merged_entities, merged_evidence, rule_event
 from detect.sigma.match import RuleMatcher
 from detect.sigma.rule import RuleSet, SigmaRule
@@ -160,15 +160,18 @@ class SigmaDetector:
             for rule_id, state in self._states.items()
         }
 
-    def snapshot(self) -> dict[str, Any]:
-        """All state as plain JSON values."""
-        state: dict[str, Any] = self.capture().written(None)
-        return state
+    def snapshot(self, numbers: Mapping[Evidence, int] | None = None) -> dict[str, Any]:
+        """All state as plain JSON values; with `numbers`, evidence stands as its number."""
+        writer = None if numbers is None else ContributionWriter(numbers)
+        return {
+            "version": SNAPSHOT_VERSION,
+            "watermark_ns": self._watermark_ns,
+            "correlations": {rule_id: state.snapshot(writer) for rule_id, state in self._states.items()},
+        }
 
-    def capture(self) -> CapturedSigma:
-        """The state as it is now, for writing out while records go on."""
-        header = {"version": SNAPSHOT_VERSION, "watermark_ns": self._watermark_ns}
-        return CapturedSigma(header, {rule_id: state.capture() for rule_id, state in self._states.items()})
+    def evidence(self) -> Collection[tuple[Evidence, ...]]:
+        """What the correlations cite; what several of them hold of one match is given once."""
+        return {id(cited): cited for state in self._states.values() for cited in state.evidence()}.values()
 
     def restore(self, state: object, evidence: Sequence[Evidence] | None = None) -> None:
         """Take over a snapshot, with the evidence by number where it was made so. State of correlations that are gone
@@ -211,24 +214,6 @@ class SigmaDetector:
         for state in states.values():
             for source in state.correlation.sources:
                 self._fed_by.setdefault(source, []).append(state)
-
-
-class CapturedSigma(NamedTuple):
-    """All correlations as they were."""
-
-    header: dict[str, Any]
-    correlations: dict[str, CapturedCorrelation]
-
-    def evidence(self) -> Collection[tuple[Evidence, ...]]:
-        """What the correlations cite; what several of them hold of one match is given once."""
-        return {id(cited): cited for held in self.correlations.values() for cited in held.evidence()}.values()
-
-    def written(self, numbers: Mapping[Evidence, int] | None) -> Any:
-        """Plain JSON values; with `numbers`, evidence stands as its number."""
-        writer = None if numbers is None else ContributionWriter(numbers)
-        return self.header | {
-            "correlations": {rule_id: held.written(writer) for rule_id, held in self.correlations.items()}
-        }
 
 
 def _fingerprints(rules: RuleSet) -> dict[str, str]:

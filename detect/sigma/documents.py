@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from detect.sigma.yaml_text import MAX_SOURCE_CHARACTERS, BoundedLoader, refuse_depth
+from detect.sigma.identity import identity_of
+from detect.sigma.yaml_text import BadYaml, BoundedLoader, yaml_documents
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +25,7 @@ class RuleDocument:
     @property
     def rule_id(self) -> str:
         """The id that rules are known by: the stated one, the name, or the place of the document."""
-        content = self.content
-        return str(content.get("id") or content.get("name") or f"{self.path}#{self.position}")
+        return identity_of(self.content, self.path, self.position)
 
     def line_of(self, *keys: str) -> int:
         """The line of the first of these keys that is there; the document's own otherwise."""
@@ -44,29 +44,9 @@ _PlainLoader.yaml_implicit_resolvers = {
 
 def documents_of(path: str, text: str) -> Iterator[RuleDocument]:
     """The maps of a source, in order, up to the first fault: what is wrong with it, load_rule_set says."""
-    if len(text) > MAX_SOURCE_CHARACTERS:
-        return
-    position = 0
     try:
-        refuse_depth(text)
-        loader = _PlainLoader(text)
-        try:
-            while loader.check_node():
-                node = loader.get_node()
-                content = loader.construct_document(node)
-                if node is not None and isinstance(content, dict):
-                    yield RuleDocument(path, position, node.start_mark.line + 1, content, _key_lines(node))
-                position += 1
-        finally:
-            loader.dispose()
-    except (yaml.YAMLError, RecursionError, ValueError, TypeError):
+        for document in yaml_documents(text, _PlainLoader):
+            if isinstance(document.content, dict):
+                yield RuleDocument(path, document.position, document.line, document.content, document.lines)
+    except BadYaml:
         return
-
-
-def _key_lines(node: Any) -> dict[str, int]:
-    lines: dict[str, int] = {}
-    for key, value in node.value:
-        lines[str(key.value)] = key.start_mark.line + 1
-        for inner, _ in value.value if isinstance(value, yaml.MappingNode) else ():
-            lines[f"{key.value}.{inner.value}"] = inner.start_mark.line + 1
-    return lines

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from detect.record import Logsource
-from detect.sigma.header import canonical_reference, logsource_of, rule_header
+from detect.sigma.header import logsource_of, rule_header
+from detect.sigma.identity import canonical_reference
 from detect.sigma.placeholders import Lists
 from detect.sigma.refusal import RuleRefused
 from detect.sigma.rule import RuleError, SigmaRule

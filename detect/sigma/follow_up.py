@@ -18,8 +18,10 @@ from detect.sigma.program import RuleProgram
 from detect.sigma.scanner import FieldScanner, FinderShelf, KeywordScanner
 from detect.sigma.scanner.aho_corasick_finder import AhoCorasickEngine
 
-MAX_FOLLOW_UPS = 5000
-"""Follow-ups of a matcher; beyond them all are forgotten, so that nobody can fill the memory by odd combinations."""
+MAX_WEIGHT = 200_000
+"""Atoms and rules of a matcher's follow-ups and their columns, of some 240 bytes each; beyond them all are forgotten,
+so that nobody can fill the memory by odd combinations."""
+_LEAST_WEIGHT = 8
 
 Possible = tuple[int, frozenset[int]]
 """A rule that may be true, and those of its atoms that are known to be."""
@@ -53,6 +55,11 @@ class Look:
     def decide(self, signature: tuple[int, ...], table: ClassTable, program: RuleProgram) -> Decision:
         """What a combination of classes comes to."""
         raise NotImplementedError
+
+    def leave(self) -> None:
+        """The columns need not know of it any more, and do not keep it."""
+        for column in self.columns:
+            column.left_by(self)
 
 
 class Decision:
@@ -133,20 +140,20 @@ class FollowUps:
     def __init__(self, program: RuleProgram, table: ClassTable) -> None:
         self._program = program
         self._table = table
-        self._tails: dict[tuple[int, frozenset[int]], Tail] = {}
         self.forget()
 
     def forget(self) -> None:
-        """Drops all columns; whoever holds follow-ups must drop them too."""
+        """Drops all columns and tails; whoever holds follow-ups must drop them too."""
+        self._tails: dict[tuple[int, frozenset[int]], Tail] = {}
         self._shelf = FinderShelf(AhoCorasickEngine(compact=True))
         self._columns: dict[tuple[int, ...], Column] = {}
         self._budget = CacheBudget()
-        self._made = 0
+        self._weight = 0
 
     @property
     def is_full(self) -> bool:
         """Whether so many were made that it is time to forget."""
-        return self._made >= MAX_FOLLOW_UPS
+        return self._weight >= MAX_WEIGHT
 
     def tail(self, rule: int, answered: frozenset[int]) -> Tail:
         """The tail of a rule under a plan that answers these atoms."""
@@ -158,7 +165,7 @@ class FollowUps:
 
     def make(self, possible: Sequence[Possible], tails: Mapping[int, Tail]) -> FollowUp:
         """The follow-up of these rules."""
-        self._made += 1
+        self._weight += _LEAST_WEIGHT + sum(1 + len(true) for _, true in possible)
         numbers: dict[str, set[int]] = {}
         relations: set[int] = set()
         for rule, _ in possible:
@@ -172,6 +179,7 @@ class FollowUps:
     def _column(self, numbers: tuple[int, ...]) -> Column:
         column = self._columns.get(numbers)
         if column is None:
+            self._weight += len(numbers)
             scanner = FieldScanner({number: self._program.atoms[number] for number in numbers}, self._shelf)
             column = self._columns[numbers] = Column(scanner.truths, self._table, self._budget)
         return column

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 
 from detect.record import EntityKind, EntityRole, NormalizedRecord
@@ -30,6 +31,11 @@ ENTITY_NAMES: dict[str, tuple[EntityKind, tuple[EntityRole | None, ...]]] = {
 }
 
 
+MAX_TEXT = 512
+"""Characters of a group-by value, or of a value that is counted, beyond which it is held by its beginning and a hash:
+whoever writes the records must not say how much a correlation remembers. No number is that long."""
+_BEGINNING = 448
+
 GroupKey = str | tuple[str, ...]
 """The values of a group: one alone stands for itself, which is the usual case and the quickest to look up."""
 
@@ -42,6 +48,13 @@ def key_parts(key: GroupKey) -> tuple[str, ...]:
 def joined_key(parts: tuple[str, ...]) -> GroupKey:
     """The inverse of key_parts."""
     return parts[0] if len(parts) == 1 else parts
+
+
+def held_text(text: str) -> str:
+    """The text, or what stands for one that is too long to be kept: of equal texts the same, and held as it is."""
+    if len(text) <= MAX_TEXT:
+        return text
+    return text[:_BEGINNING] + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 class GroupKeys:
@@ -75,7 +88,7 @@ class GroupKeys:
             value = inherited.get(name) or _of_record(record, name)
             if not value:
                 return None
-            key.append(value)
+            key.append(held_text(value))
         return joined_key(tuple(key))
 
     def value(self, source: str, record: NormalizedRecord | None, inherited: Mapping[str, str]) -> str | None:
@@ -87,7 +100,7 @@ class GroupKeys:
             if text is None:
                 return None
             texts.append(text)
-        return "\x1f".join(texts)
+        return held_text("\x1f".join(texts))
 
 
 def _fields(correlation: SigmaCorrelation, source: str, names: tuple[str, ...]) -> tuple[str, ...]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from typing import Any
-from uuid import UUID
 
 from sigma.rule import SigmaRule as ParsedRule
 
 from detect.event import SEVERITIES, Severity
 from detect.record import Logsource
+from detect.sigma.identity import identity_of
 from detect.sigma.refusal import RuleRefused
 from detect.sigma.tags import tactics_of, techniques_of
 from detect.sigma.translate import POLICY
@@ -27,7 +27,7 @@ def rule_header(content: dict[str, Any], path: str, position: int = 0) -> dict[s
     name = str(content.get("name") or "")
     tags = [str(tag) for tag in content.get("tags") or ()]
     return {
-        "id": identity_of(content) or f"{path}#{position}",
+        "id": identity_of(content, path, position),
         "name": name,
         "version": _version(content),
         "path": path,
@@ -43,23 +43,6 @@ def rule_header(content: dict[str, Any], path: str, position: int = 0) -> dict[s
         "tactics": tactics_of(tags),
         "tags": tuple(tags),
     }
-
-
-def identity_of(content: dict[str, Any]) -> str | None:
-    """The stated id, a UUID in its usual form, or else the name; None where neither is stated."""
-    stated = content.get("id")
-    if stated is None:
-        name = content.get("name")
-        return None if name is None else str(name)
-    return canonical_reference(str(stated))
-
-
-def canonical_reference(text: str) -> str:
-    """An id or name as rules are known by it: of a UUID, case and braces do not matter."""
-    try:
-        return str(UUID(text)) if len(text) >= 32 else text
-    except ValueError:
-        return text
 
 
 def logsource_of(content: dict[str, Any]) -> Logsource:

@@ -74,7 +74,7 @@ def lint(
         for check, keys, text in document_findings(document):
             found.append(_finding(document, check, document.line_of(*keys), text))
         rule = by_place.get((document.path, document.rule_id))
-        if rule is not None and (document.path, document.content.get("id")) not in refused:
+        if rule is not None and (document.path, document.rule_id) not in refused:
             found.extend(_rule_findings(document, rule, taxonomy))
     return sorted(finding for finding in set(found) if finding.check not in leave_out)
 

@@ -8,7 +8,8 @@ from typing import Final
 
 from detect.sigma.regex import compiled
 from detect.sigma.regex_literals import required_texts
-from detect.sigma.syntax import And, Atom, Expression, Not, Or, Regex, atoms, necessary
+from detect.sigma.syntax import And, Atom, Expression, Not, Or, Regex, atoms
+from detect.sigma.witness import WitnessChoice
 
 MAX_TABLE_ATOMS: Final = 12
 """A truth table of more atoms is not looked at: such a condition is only judged by its parts."""
@@ -22,7 +23,7 @@ def condition_findings(condition: Expression) -> Iterator[tuple[str, str]]:
     if constant is not None:
         yield ("always-true", "it says nothing") if constant else ("never-true", "it contradicts itself")
         return
-    witnesses = necessary(condition)
+    witnesses = WitnessChoice((condition,)).witnesses(condition)
     if witnesses is None:
         yield "slow-condition", "it only says what must not be, at least in one alternative"
     elif all(atom.operator == "present" for atom in witnesses):

@@ -14,7 +14,8 @@ from typing import Any
 from sigma.exceptions import SigmaError
 
 from detect.sigma.filters import SigmaFilter, filtered, parse_filter
-from detect.sigma.header import identity_of, logsource_of, rule_header
+from detect.sigma.header import logsource_of, rule_header
+from detect.sigma.identity import identity_of, stated_identity
 from detect.sigma.lint_condition import constant_truth
 from detect.sigma.load_correlation import ParsedCorrelationDocument, parse_correlation, resolve_correlations
 from detect.sigma.overlay import take_changes
@@ -22,9 +23,10 @@ from detect.sigma.pack import source_digest
 from detect.sigma.placeholders import BadPlaceholders, lists_of, shipped_lists
 from detect.sigma.refusal import RuleRefused
 from detect.sigma.rule import RuleError, RuleSet, SigmaRule
-from detect.sigma.syntax import And, Atom, Expression, Not, Or, necessary
+from detect.sigma.syntax import And, Atom, Expression, Not, Or
 from detect.sigma.translate import condition_of
-from detect.sigma.yaml_text import MAX_SOURCE_CHARACTERS, BadYaml, YamlDocument, key_lines, yaml_documents
+from detect.sigma.witness import WitnessChoice
+from detect.sigma.yaml_text import MAX_SOURCE_CHARACTERS, BadYaml, YamlDocument, yaml_documents
 
 MAX_DOCUMENTS = 25_000
 MAX_ERRORS_OF_A_SOURCE = 100
@@ -39,7 +41,10 @@ _KEYS_BY_ERROR = {
     "SigmaCorrelationConditionError": "correlation.condition", "SigmaCorrelationTypeError": "correlation.type",
     "SigmaCorrelationRuleError": "correlation",
 }  # fmt: skip
-_FAULTS = (SigmaError, RuleRefused, BadPlaceholders, RecursionError, ValueError, TypeError, AttributeError, KeyError)
+_FAULTS = (
+    SigmaError, RuleRefused, BadPlaceholders, RecursionError, ArithmeticError,
+    ValueError, TypeError, AttributeError, KeyError,
+)  # fmt: skip
 
 __all__ = ["MAX_DOCUMENTS", "MAX_ERRORS_OF_A_SOURCE", "MAX_SOURCE_CHARACTERS", "load_rule_set", "source_digest"]
 
@@ -47,16 +52,15 @@ __all__ = ["MAX_DOCUMENTS", "MAX_ERRORS_OF_A_SOURCE", "MAX_SOURCE_CHARACTERS", "
 @dataclass(frozen=True, slots=True)
 class _Document:
     path: str
-    text: str
     position: int
     line: int
     content: dict[str, Any]
+    lines: dict[str, int]
 
     def line_of(self, error: Exception) -> int:
         """The line of the part that the error speaks of, as far as it says; else the document's own."""
         place = getattr(error, "place", "") or _KEYS_BY_ERROR.get(type(error).__name__, "")
-        lines = key_lines(self.text, self.position) if place else {}
-        return lines.get(place) or lines.get(place.partition(".")[0]) or self.line
+        return self.lines.get(place) or self.lines.get(place.partition(".")[0]) or self.line
 
 
 @dataclass(slots=True)
@@ -111,7 +115,7 @@ def _documents(sources: Sequence[tuple[str, str]], errors: list[RuleError]) -> I
                     errors.append(RuleError(path, document.line, None, reason))
                     return
                 if isinstance(document.content, dict):
-                    yield _document(path, text, document)
+                    yield _document(path, document)
                     continue
                 faults += 1
                 if faults > MAX_ERRORS_OF_A_SOURCE:
@@ -121,8 +125,8 @@ def _documents(sources: Sequence[tuple[str, str]], errors: list[RuleError]) -> I
             errors.append(RuleError(path, error.line, None, str(error)))
 
 
-def _document(path: str, text: str, document: YamlDocument) -> _Document:
-    return _Document(path, text, document.position, document.line, document.content)
+def _document(path: str, document: YamlDocument) -> _Document:
+    return _Document(path, document.position, document.line, document.content, document.lines)
 
 
 def _each(loading: _Loading, documents: Sequence[_Document], read: Callable[[_Document, _Loading], None]) -> None:
@@ -142,8 +146,8 @@ def _each(loading: _Loading, documents: Sequence[_Document], read: Callable[[_Do
 
 
 def _stated_id(content: dict[str, Any]) -> str | None:
-    value = content.get("id", content.get("name"))
-    return None if value is None else str(value)[:200]
+    stated = stated_identity(content)
+    return None if stated is None else stated[:200]
 
 
 def _reason(error: Exception) -> str:
@@ -167,7 +171,7 @@ def _read(document: _Document, loading: _Loading) -> None:
     content, path = document.content, document.path
     if "action" in content:
         raise RuleRefused("documents with `action` are an old collection syntax: write each rule in full", "action")
-    identity = identity_of(content) or f"{path}#{document.position}"
+    identity = identity_of(content, path, document.position)
     if "filter" in content:
         item = parse_filter(content, path, document.position, document.line, loading.lists)
         _claim(identity, document, loading)
@@ -216,7 +220,7 @@ def _of_nothing(expression: Expression) -> bool:
 
 
 def _unselective(rule: SigmaRule) -> RuleError | None:
-    witnesses = necessary(rule.condition)
+    witnesses = WitnessChoice((rule.condition,)).witnesses(rule.condition)
     if witnesses is not None and any(atom.operator != "present" for atom in witnesses):
         return None
     reason = (

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
 from sigma.correlations import SigmaCorrelationRule as ParsedCorrelation
 
-from detect.sigma.correlation_condition import alternatives_of, bounds_of
-from detect.sigma.header import canonical_reference, rule_header
+from detect.sigma.correlation_condition import MAX_SOURCES, alternatives_of, bounds_of
+from detect.sigma.correlation_order import ResolvingOrder, circular
+from detect.sigma.header import rule_header
+from detect.sigma.identity import canonical_reference
 from detect.sigma.refusal import RuleRefused
 from detect.sigma.rule import (
     COUNTING_KINDS,
@@ -20,12 +22,12 @@ from detect.sigma.rule import (
     RuleError,
     SigmaCorrelation,
     SigmaRule,
+    silenced_by,
 )
 
 _KINDS: dict[str, CorrelationKind] = {kind: kind for kind in get_args(CorrelationKind)}
 _NANOSECONDS = 1_000_000_000
 MAX_SPAN_SECONDS = 366 * 86_400
-MAX_SOURCES = 100
 _KNOWN_KEYS = frozenset({"type", "rules", "group-by", "timespan", "condition", "aliases", "generate"})
 _CONDITION_KEYS = frozenset({"gt", "gte", "lt", "lte", "eq", "neq", "field", "percentile"})
 
@@ -164,27 +166,27 @@ def resolve_correlations(
     A rule that correlations refer to alerts alone only when all of them say `generate: true`.
     """
     names = _names(rules, parsed, warnings)
+    targets = {key: [names.get(canonical_reference(r)) for r in item.references] for key, item in parsed.items()}
+    inner = {
+        key: [target for target in found if target is not None and target in parsed] for key, found in targets.items()
+    }
     resolved: dict[str, SigmaCorrelation] = {}
-    waiting = dict(parsed)
-    while waiting:
-        ready = [
-            key
-            for key, document in waiting.items()
-            if all((known := names.get(_key(r))) in rules or known in resolved for r in document.references)
-        ]
-        if not ready:
-            break
-        for key in ready:
-            document = waiting.pop(key)
-            fault = _fault(document, names)
-            if fault is None:
-                resolved[key] = _with_sources(document, names)
-            else:
-                errors.append(RuleError(document.header.path, document.line, key, fault))
-    for document in waiting.values():
-        errors.append(_unresolved(document, names, waiting))
-    silent = {source for correlation in resolved.values() if not correlation.generate for source in correlation.sources}
-    return tuple(resolved.values()), frozenset(silent)
+    faulty: set[str] = set()
+    order = ResolvingOrder(inner)
+    for key in order:
+        document = parsed[key]
+        fault = None if None in targets[key] else _fault(document, names)
+        if fault is not None:
+            faulty.add(key)
+            errors.append(RuleError(document.header.path, document.line, key, fault))
+        if fault is not None or None in targets[key]:
+            order.put_off(key)
+        else:
+            resolved[key] = _with_sources(document, names)
+    waiting = {key: document for key, document in parsed.items() if key not in resolved and key not in faulty}
+    circles = circular({key: [target for target in inner[key] if target in waiting] for key in waiting})
+    errors += [_unresolved(document, names, waiting, circles) for document in waiting.values()]
+    return tuple(resolved.values()), silenced_by(resolved.values())
 
 
 def _names(
@@ -200,24 +202,20 @@ def _names(
     return names
 
 
-def _key(reference: str) -> str:
-    return canonical_reference(reference)
-
-
 def _fault(document: ParsedCorrelationDocument, names: Mapping[str, str]) -> str | None:
     """What only shows once all names are known."""
-    sources = {names[_key(reference)] for reference in document.references}
+    sources = {names[canonical_reference(reference)] for reference in document.references}
     if len(sources) < len(document.references):
         return "a correlation cannot name the same rule twice"
     for alias, mapping in document.aliases.items():
         for reference in mapping:
-            if names.get(_key(reference)) not in sources:
+            if names.get(canonical_reference(reference)) not in sources:
                 return f"the alias {alias!r} speaks of {reference!r}, which is not among the correlation's rules"
     return None
 
 
 def _with_sources(document: ParsedCorrelationDocument, names: Mapping[str, str]) -> SigmaCorrelation:
-    known = {reference: names[_key(reference)] for reference in document.references}
+    known = {reference: names[canonical_reference(reference)] for reference in document.references}
     return dataclasses.replace(
         document.header,
         sources=tuple(dict.fromkeys(known.values())),
@@ -226,36 +224,25 @@ def _with_sources(document: ParsedCorrelationDocument, names: Mapping[str, str])
             for item in document.header.alternatives
         ),
         aliases={
-            alias: {names[_key(reference)]: field for reference, field in mapping.items()}
+            alias: {names[canonical_reference(reference)]: field for reference, field in mapping.items()}
             for alias, mapping in document.aliases.items()
         },
     )
 
 
 def _unresolved(
-    document: ParsedCorrelationDocument, names: Mapping[str, str], waiting: Mapping[str, ParsedCorrelationDocument]
+    document: ParsedCorrelationDocument,
+    names: Mapping[str, str],
+    waiting: Mapping[str, ParsedCorrelationDocument],
+    circles: Collection[str],
 ) -> RuleError:
     header = document.header
-    missing = [reference for reference in document.references if _key(reference) not in names]
-    stuck = [reference for reference in document.references if names.get(_key(reference)) in waiting]
+    missing = [reference for reference in document.references if canonical_reference(reference) not in names]
+    stuck = [reference for reference in document.references if names.get(canonical_reference(reference)) in waiting]
     if missing:
         reason = f"refers to rules that are not loaded: {', '.join(missing)}"
-    elif _reaches_itself(header.id, names, waiting):
+    elif header.id in circles:
         reason = f"refers to itself, through {', '.join(stuck)}"
     else:
         reason = f"refers to correlations that cannot be resolved: {', '.join(stuck)}"
     return RuleError(header.path, document.line, header.id, reason)
-
-
-def _reaches_itself(start: str, names: Mapping[str, str], waiting: Mapping[str, ParsedCorrelationDocument]) -> bool:
-    seen: set[str] = set()
-    ahead = [start]
-    while ahead:
-        for reference in waiting[ahead.pop()].references:
-            target = names.get(_key(reference))
-            if target == start:
-                return True
-            if target is not None and target in waiting and target not in seen:
-                seen.add(target)
-                ahead.append(target)
-    return False

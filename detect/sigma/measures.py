@@ -11,6 +11,7 @@ import sys
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
+from functools import lru_cache
 from operator import eq, ge, gt, itemgetter, le, lt, ne
 from typing import Protocol
 
@@ -22,6 +23,7 @@ from detect.sigma.values import number_of
 Entry = tuple[Nanoseconds, RecordRef, int, str, tuple[Evidence, ...], tuple[Entity, ...]]
 """A match in a group: time, place in the journal, number of its source, value, evidence, entities. Plain, for speed."""
 EntryKey = tuple[Nanoseconds, RecordRef, int]
+Exact = int | Fraction
 Number = int | float | Fraction
 SourcePlaces = dict[int, list[tuple[int, int]]]
 """Of each source, the numbers of the chains that it stands in and its place there."""
@@ -150,7 +152,7 @@ class Total:
     """The sum of the values, or their average."""
 
     def __init__(self, *, average: bool) -> None:
-        self._sum = Fraction(0)
+        self._sum: Exact = 0
         self._count = 0
         self._average = average
 
@@ -163,14 +165,14 @@ class Total:
         self._count -= 1
 
     def number(self, _: Nanoseconds) -> Number:
-        return self._sum / self._count if self._average else self._sum
+        return Fraction(self._sum, self._count) if self._average else self._sum
 
 
 class Ranked:
     """A percentile of the values, interpolated between the two nearest: the 50th is the median."""
 
     def __init__(self, percentile: float) -> None:
-        self._values: list[Fraction] = []
+        self._values: list[Exact] = []
         self._share = Fraction(str(percentile)) / 100
 
     def add(self, entry: Entry) -> None:
@@ -180,10 +182,10 @@ class Ranked:
         del self._values[bisect_left(self._values, exact_value(entry[3]))]
 
     def number(self, _: Nanoseconds) -> Number:
-        rank = self._share * (len(self._values) - 1)
-        below = math.floor(rank)
-        low, high = self._values[below], self._values[math.ceil(rank)]
-        return low + (high - low) * (rank - below)
+        steps, share = len(self._values) - 1, self._share
+        below, part = divmod(share.numerator * steps, share.denominator)
+        low = self._values[below]
+        return low + (self._values[below + 1] - low) * Fraction(part, share.denominator) if part else low
 
 
 def is_value(text: str) -> bool:
@@ -192,21 +194,23 @@ def is_value(text: str) -> bool:
     return number is not None and math.isfinite(number)
 
 
-def exact_value(text: str) -> Fraction:
+@lru_cache(maxsize=1 << 14)  # a value is added, removed, and looked for again where matches come late
+def exact_value(text: str) -> Exact:
     """The decimal number that a text writes, which `is_value`."""
-    return Fraction(text)
+    # Most are whole numbers, which are added up a good deal faster than rational ones.
+    return int(text) if text.lstrip("+-").isdigit() else Fraction(text)
 
 
 def exact_bounds(bounds: Sequence[Bound]) -> tuple[Bound, ...]:
     """The bounds as the decimal numbers that the rule writes: three times 0.1 is 0.3."""
-    return tuple(Bound(comparison, Fraction(str(value))) for comparison, value in bounds)  # type: ignore[arg-type]  # exact where the rule has floats
+    return tuple(Bound(comparison, exact_value(str(value))) for comparison, value in bounds)  # type: ignore[arg-type]  # exact where the rule has floats
 
 
 def shown_number(number: Number) -> int | float:
     """The number as people read it."""
-    if not isinstance(number, Fraction):
+    if isinstance(number, float):
         return number
-    if number.denominator == 1 and abs(number) < 1 << 63:
+    if number.denominator == 1 and -(1 << 63) < number < 1 << 63:
         return int(number)
     try:
         return float(number)

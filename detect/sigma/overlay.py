@@ -13,7 +13,6 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Final, Literal, TypeVar
-from uuid import UUID
 
 import msgspec
 from msgspec import Meta
@@ -21,7 +20,8 @@ from msgspec import Meta
 from detect.event import SEVERITIES, Severity
 from detect.fold import LONGEST_SECONDS, FoldWindow
 from detect.record import EntityKind
-from detect.sigma.rule import RuleError, RuleHeader, RuleSet, SigmaCorrelation, SigmaRule
+from detect.sigma.identity import canonical_reference
+from detect.sigma.rule import RuleError, RuleHeader, RuleSet, SigmaCorrelation, SigmaRule, silenced_by
 
 Sources = Sequence[tuple[str, str]]
 Status = Literal["stable", "test", "experimental", "deprecated", "unsupported"]
@@ -120,7 +120,7 @@ def read_overlay(document: bytes | str) -> Overlay:
         raise BadOverlay(str(error)) from error
     rules: dict[str, RuleChange] = {}
     for stated, change in overlay.rules.items():
-        if rules.setdefault(_reference(stated), change) is not change:
+        if rules.setdefault(canonical_reference(stated), change) is not change:
             raise BadOverlay(f"the rule {stated} has two entries")
     return msgspec.structs.replace(overlay, rules=rules)
 
@@ -196,7 +196,8 @@ class RuleChanges(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
         """The rule set as the overlay wants it.
 
         A rule that is disabled is not judged by any more; correlations that need it are named in `errors`. One that
-        the selection leaves out still feeds the correlations that are on, in silence.
+        the selection leaves out still feeds the correlations that are on, in silence. A rule that was silent for the
+        sake of correlations that are gone speaks for itself again.
         """
         if self == RuleChanges():
             return loaded
@@ -213,12 +214,13 @@ class RuleChanges(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
             if rule.id not in gone and (self._wants(rule) or rule.id in needed)
         }
         quiet = {rule_id for rule_id, wanted in kept.items() if not wanted or self._change(rule_id).silent}
+        standing = tuple(rule for rule in correlations if rule.id in kept)
         return dataclasses.replace(
             loaded,
             rules=tuple(rule for rule in rules if rule.id in kept),
-            correlations=tuple(rule for rule in correlations if rule.id in kept),
+            correlations=standing,
             errors=(*loaded.errors, *errors),
-            silent=frozenset((loaded.silent & kept.keys()) | quiet),
+            silent=silenced_by(standing) | quiet,
             fold=None if self.fold is None else self.fold.window(),
             folds={rule_id: change.fold.window() for rule_id, change in self.rules.items() if change.fold is not None},
         )
@@ -270,11 +272,3 @@ def trial_sources(sources: Sources, given: Sources, rule_ids: Collection[str]) -
     changed = msgspec.json.encode(RuleChanges(changes.selection, rules, changes.fold), order="deterministic").decode()
     first = [(f"{TRIAL_PREFIX}{number:05d}/{name}", text) for number, (name, text) in enumerate(given)]
     return sorted([*first, *others, (CHANGES_PATH, changed)])
-
-
-def _reference(stated: str) -> str:
-    """A rule's id as the loader has it: of a UUID, case and braces do not matter."""
-    try:
-        return str(UUID(stated)) if len(stated) >= 32 else stated
-    except ValueError:
-        return stated

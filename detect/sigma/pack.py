@@ -54,6 +54,18 @@ def unpack(data: bytes) -> list[tuple[str, str]]:
     return [_source(pair) for pair in pairs]
 
 
+def unpacks_to_at_most(data: bytes, size: int) -> bool:
+    """Whether the bytes are a pack of at most so many unpacked; no more than those are inflated to find out."""
+    if not data.startswith(MAGIC):
+        return False
+    inflater = zlib.decompressobj()
+    try:
+        inflater.decompress(data[len(MAGIC) :], size)
+    except zlib.error:
+        return False
+    return inflater.eof
+
+
 def _source(pair: object) -> tuple[str, str]:
     match pair:
         case [str(path), str(text)]:

@@ -12,6 +12,7 @@ from detect.normalize import Normalizer
 from detect.record import LogRecord, Logsource, Nanoseconds, NormalizedRecord, RecordRef, TenantId
 from detect.sigma.compiled import CompiledMatcher
 from detect.sigma.detector import SigmaDetector
+from detect.sigma.identity import canonical_reference
 from detect.sigma.pack_tests import PackTest, PackTestEvent, PackTestProblem, tests_of
 from detect.sigma.rule import RuleSet, SigmaCorrelation, SigmaRule
 
@@ -98,7 +99,7 @@ class _Tester:
 
     def find(self, reference: str) -> SigmaRule | SigmaCorrelation | None:
         """The rule of an id or name."""
-        return self._by_id.get(reference)
+        return self._by_id.get(canonical_reference(reference))
 
     def count(self, rule: SigmaRule | SigmaCorrelation, events: Sequence[PackTestEvent]) -> tuple[int, str]:
         """How many events met a detection rule, or how often a correlation fired; and the first fault, if any."""

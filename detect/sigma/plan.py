@@ -21,6 +21,8 @@ from detect.sigma.syntax import Expression
 
 MAX_PLANS = 256
 """Plans of one bucket; other combinations are decided by all of its rules, so that nobody can make work by them."""
+MIN_PLANNED_RECORDS = 250_000
+"""So many records of a bucket later its plans, if they are that many, make room for those of what comes now."""
 _MAX_SWITCHES = 2
 _FEWEST_DIVIDED = 8
 _DIVIDING = frozenset({"equals", "number"})
@@ -160,7 +162,7 @@ class Bucket:
         self._left: dict[tuple[int, frozenset[int]], Expression | bool] = {}
         self._by_truths: dict[tuple[frozenset[int], ...], Plan] = {}
         self._by_classes: dict[tuple[int, ...], Plan] = {}
-        self.records = 0
+        self.records = self._planned_since = 0
         for column in self.switch_columns:
             column.read_by(self)
 
@@ -172,10 +174,22 @@ class Bucket:
             plan = self._by_truths.get(truths)
             if plan is None:
                 if len(self._by_truths) >= MAX_PLANS:
-                    return self.whole
+                    if self.records - self._planned_since < MIN_PLANNED_RECORDS:
+                        return self.whole
+                    self._forget_plans()
                 plan = self._by_truths[truths] = self._specialised(frozenset().union(*truths))
             self._by_classes[classes] = plan
         return plan
+
+    def _forget_plans(self) -> None:
+        """Drops all plans but the whole, and with them what they decided and what followed them."""
+        for plan in self._by_truths.values():
+            for look in plan.looks():
+                look.leave()
+        self._by_truths.clear()
+        self._by_classes.clear()
+        self._left.clear()
+        self._planned_since = self.records
 
     def plans(self) -> list[Plan]:
         """All plans made so far."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -129,6 +129,13 @@ class SigmaCorrelation(RuleHeader):
         if self.kind in COUNTING_KINDS:
             return max((bound.value + (bound.comparison == "gt") for bound in lows), default=None)
         return max((bound.value for bound in lows), default=None)
+
+
+def silenced_by(correlations: Iterable[SigmaCorrelation]) -> frozenset[str]:
+    """The rules that feed these correlations without alerting: all that some of them does not `generate` for."""
+    return frozenset(
+        source for correlation in correlations if not correlation.generate for source in correlation.sources
+    )
 
 
 COUNTING_KINDS: frozenset[CorrelationKind] = frozenset({"event_count", "value_count", "temporal", "temporal_ordered"})

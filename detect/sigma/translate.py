@@ -59,6 +59,25 @@ class _LinearEngine(RegexEngine):  # type: ignore[misc]  # mypy does not follow 
 POLICY = SigmaPolicy(regex_engine=_LinearEngine())
 
 
+class _Expansion:
+    """The values that placeholders stand for, and how many more a section may come to by them: a short text asks for
+    any number, so they are counted before anything is made of them."""
+
+    def __init__(self, lists: Lists) -> None:
+        self._lists = lists
+        self._left = MAX_ATOMS
+
+    def of(self, value: object, *, literally: bool) -> list[Any]:
+        """The value with its placeholders filled in. Raises MissingList, BadPlaceholders and RuleRefused."""
+        if not isinstance(value, str):
+            return [value]
+        texts = expanded(value, self._lists, literally=literally)
+        self._left -= len(texts)
+        if self._left < 0:
+            raise RuleRefused(f"the placeholders come to more than {MAX_ATOMS} values")
+        return texts
+
+
 def condition_of(section: Mapping[str, Any], lists: Lists, place: str = "detection") -> Expression:
     """The expression of a rule's `detection` section, or of another section (`place`) of the same form.
 
@@ -85,11 +104,12 @@ def _detections(section: Mapping[str, Any], lists: Lists, place: str) -> dict[st
     found: dict[str, Folded] = {}
     missing: dict[str, None] = {}
     at = ""
+    expansion = _Expansion(lists)
     for name, definition in section.items():
         if name == "condition":
             continue
         try:
-            found[name] = detection_expression(definition, lists)
+            found[name] = _detection(definition, expansion)
         except MissingList as error:
             missing.update(dict.fromkeys(error.names))
             at = at or f"{place}.{name}"
@@ -123,11 +143,8 @@ def _resolved(tree: Tree, detections: Mapping[str, Folded]) -> Folded:
             if name not in detections:
                 raise BadCondition(f"the condition names {name!r}, which is not defined")
             return detections[name]
-        case Choice(every, pattern):
-            names = named_by(tree, detections)
-            if not names:
-                raise BadCondition(f"'{'all' if every else '1'} of {pattern}' names no detection")
-            parts = [detections[name] for name in names]
+        case Choice(every):
+            parts = [detections[name] for name in named_by(tree, detections)]
             return _all(parts) if every else _any(parts)
         case Negation(part):
             return _not(_resolved(part, detections))
@@ -155,22 +172,22 @@ def _any(parts: Sequence[Folded]) -> Folded:
     return any_of(open_parts) if open_parts else False
 
 
-def detection_expression(definition: object, lists: Lists) -> Folded:
+def _detection(definition: object, expansion: _Expansion) -> Folded:
     """A named detection. Raises RuleRefused, MissingList, BadModifiers, BadPlaceholders or an error of pySigma."""
     if isinstance(definition, dict):
         if not definition:
             raise RuleRefused("the detection is empty")
-        return _all([_item(str(key), value, lists) for key, value in definition.items()])
+        return _all([_item(str(key), value, expansion) for key, value in definition.items()])
     if not isinstance(definition, list):
-        return _item("", definition, lists)
+        return _item("", definition, expansion)
     if not definition:
         raise RuleRefused("the detection is empty")
     if not any(isinstance(element, dict | list) for element in definition):
-        return _item("", definition, lists)
-    return _any([detection_expression(element, lists) for element in definition])
+        return _item("", definition, expansion)
+    return _any([_detection(element, expansion) for element in definition])
 
 
-def _item(key: str, stated: object, lists: Lists) -> Folded:
+def _item(key: str, stated: object, expansion: _Expansion) -> Folded:
     field, modifiers = read_key(key)
     values = stated if isinstance(stated, list) else [stated]
     if not values:
@@ -184,15 +201,11 @@ def _item(key: str, stated: object, lists: Lists) -> Folded:
     left = tuple(modifier for modifier in modifiers if modifier not in _OWN)
     if "expand" in modifiers:
         literally = "re" in modifiers
-        parts = [_any(_values(field, left, _expanded(value, lists, literally))) for value in values]
+        parts = [_any(_values(field, left, expansion.of(value, literally=literally))) for value in values]
     else:
         parts = _values(field, left, values)
     expression = _all(parts) if "all" in modifiers else _any(parts)
     return _not(expression) if "neq" in modifiers else expression
-
-
-def _expanded(value: object, lists: Lists, literally: bool) -> list[Any]:
-    return list(expanded(value, lists, literally=literally)) if isinstance(value, str) else [value]
 
 
 def _values(field: str | None, modifiers: tuple[str, ...], values: Sequence[Any]) -> list[Folded]:

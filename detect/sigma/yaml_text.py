@@ -19,6 +19,7 @@ MAX_SOURCE_CHARACTERS = 1 << 20
 MAX_NESTING = 40
 MAX_MERGED_KEYS = 1000
 MAX_MERGES = 100
+MAX_INTEGER_BITS = 8192
 _MERGE = "tag:yaml.org,2002:merge"
 # A level of block nesting needs a column of its own before the text of some line, one of flow nesting a bracket.
 _LINE_START = re.compile(r"^[ \t?:-]+", re.MULTILINE)
@@ -34,15 +35,17 @@ class BadYaml(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class YamlDocument:
-    """One document that is not empty. `position` counts from 0, `line` from 1."""
+    """One document that is not empty. `position` counts from 0, `line` from 1. Of a map, `lines` has the line of every
+    key on the first two levels, as `key` and `key.inner`."""
 
     position: int
     line: int
     content: Any
+    lines: dict[str, int]
 
 
 class BoundedLoader(yaml.CSafeLoader):
-    """Plain data only; refuses a key that is said twice, and merge keys without measure."""
+    """Plain data only; refuses a key that is said twice, merge keys without measure, and numbers that nobody writes."""
 
     _merges = 0
 
@@ -68,18 +71,28 @@ class BoundedLoader(yaml.CSafeLoader):
                 seen.add(name)
         return super().construct_mapping(node, deep)
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """A whole number that Python can write out in decimal: in another base a text says far longer ones."""
+        number: int = super().construct_yaml_int(node)
+        if number.bit_length() > MAX_INTEGER_BITS:
+            raise _at(node, f"a whole number of more than {MAX_INTEGER_BITS} bits")
+        return number
+
+
+BoundedLoader.add_constructor("tag:yaml.org,2002:int", BoundedLoader.construct_yaml_int)
+
 
 def _at(node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
 
 
-def yaml_documents(text: str) -> Iterator[YamlDocument]:
+def yaml_documents(text: str, loader_class: type[BoundedLoader] = BoundedLoader) -> Iterator[YamlDocument]:
     """The documents of a text, in order. Raises BadYaml at the first fault, after the documents before it."""
     if len(text) > MAX_SOURCE_CHARACTERS:
         raise BadYaml(f"longer than {MAX_SOURCE_CHARACTERS} characters")
     try:
         refuse_depth(text)
-        loader = BoundedLoader(text)
+        loader = loader_class(text)
         try:
             position = 0
             while loader.check_node():
@@ -87,7 +100,7 @@ def yaml_documents(text: str) -> Iterator[YamlDocument]:
                 content = None if node is None else loader.construct_document(node)
                 if node is not None and content is not None:
                     check_alias_expansion(content)
-                    yield YamlDocument(position, node.start_mark.line + 1, content)
+                    yield YamlDocument(position, node.start_mark.line + 1, content, _key_lines(node))
                 position += 1
         finally:
             loader.dispose()
@@ -95,6 +108,15 @@ def yaml_documents(text: str) -> Iterator[YamlDocument]:
         if isinstance(error, BadYaml):
             raise
         raise BadYaml(f"not valid YAML: {_reason(error)}", _line(error)) from error
+
+
+def _key_lines(node: yaml.Node) -> dict[str, int]:
+    lines: dict[str, int] = {}
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        lines[str(key.value)] = key.start_mark.line + 1
+        for inner, _ in value.value if isinstance(value, yaml.MappingNode) else ():
+            lines[f"{key.value}.{inner.value}"] = inner.start_mark.line + 1
+    return lines
 
 
 def refuse_depth(text: str) -> None:
@@ -121,29 +143,3 @@ def _line(error: Exception) -> int | None:
 def _reason(error: Exception) -> str:
     text = str(getattr(error, "problem", None) or error) or type(error).__name__
     return " ".join(text.split())[:300]
-
-
-def key_lines(text: str, position: int) -> dict[str, int]:
-    """Line of every key on the first two levels of a document, as `key` and `key.inner`; "" is the document's own.
-
-    Only for a text that `yaml_documents` has read.
-    """
-    lines: dict[str, int] = {}
-    loader = yaml.CSafeLoader(text)
-    try:
-        for _ in range(position + 1):
-            if not loader.check_node():
-                return lines
-            node = loader.get_node()
-    except (yaml.YAMLError, RecursionError):
-        return lines
-    finally:
-        loader.dispose()
-    if not isinstance(node, yaml.MappingNode):
-        return lines
-    lines[""] = node.start_mark.line + 1
-    for key, value in node.value:
-        lines[str(key.value)] = key.start_mark.line + 1
-        for inner, _ in value.value if isinstance(value, yaml.MappingNode) else ():
-            lines[f"{key.value}.{inner.value}"] = inner.start_mark.line + 1
-    return lines

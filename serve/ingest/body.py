@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import gzip
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
+from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 
 from detect.batch import BatchKind
@@ -21,6 +22,7 @@ from serve.errors import WireAnswer, WireError
 from store.journal import Encoding
 
 T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
 
 ACCEPTED_ENCODINGS: Final = "gzip, zstd, deflate"
 _ENCODINGS: Final[dict[str, Encoding]] = {
@@ -79,6 +81,20 @@ async def read_body(stream: AsyncIterator[bytes], limit: int, declared: int | No
     if declared is not None and size > declared:
         raise WireError(400, f"the body has {size} bytes where Content-Length says {declared}")
     return b"".join(parts)
+
+
+def parsed(model: type[M], body: bytes) -> M:
+    """The body as that model. Raises WireError 422, which names what is wrong with it and where."""
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        raise invalid_fields(error.errors(include_url=False)) from error
+
+
+def invalid_fields(faults: Iterable[Mapping[str, Any]]) -> WireError:
+    """The refusal of a request whose fields are not what they must be, as pydantic says."""
+    parts = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults]
+    return WireError(422, "; ".join(parts)[:1000])
 
 
 def _broken_off(size: int) -> WireError:

@@ -11,10 +11,12 @@ SELECT coalesce((SELECT max(seq) FROM detector_marks), 0) AS mark,
        coalesce((SELECT max(last_seq) FROM journal_heads), 0) AS last_seq;
 
 -- name: replay_stored_events
--- In the order of events_by_seq; $2 to $4 are the last row of the page before.
+-- In the order of events_by_seq; $2 to $4 are the last row of the page before. `repeats` are those up to batch `judged`.
 SELECT event_id, seq, position, time, end_time, kind, detector, rule_id, rule_version, title, description, severity,
-    score, activity, outcome, techniques, tactics, entities, evidence, matched, attributes
-FROM events
+    score, activity, outcome, techniques, tactics, entities, evidence, matched, attributes,
+    coalesce((SELECT f.repeats FROM event_folds AS f WHERE f.event_id = e.event_id), 0) AS repeats,
+    coalesce((SELECT max(m.seq) FROM detector_marks AS m), 0) AS judged
+FROM events AS e
 WHERE seq <= $1 AND (seq, position, event_id) > ($2, $3, $4)
 ORDER BY seq, position, event_id
 LIMIT $5;

@@ -28,8 +28,8 @@ UPDATE tenant_rules SET refused_digest = $1, refused_reason = $2, used = $3, nex
 UPDATE tenant_rules SET enforced = $1;
 
 -- name: rule_choices_due
--- Tenants whose rule set has to be made anew, or be put in force: for the housekeeping.
-SELECT r.tenant_id FROM tenant_rules AS r
+-- Tenants whose rule set has to be made anew, or be put in force, new ones included: for the housekeeping.
+SELECT t.tenant_id FROM tenants AS t LEFT JOIN tenant_rules AS r ON r.tenant_id = t.tenant_id
 WHERE r.digest IS NULL OR r.enforced < r.revision OR r.next_expiry <= $1
    OR EXISTS (
         SELECT FROM json_array_elements(r.packs) AS chosen (pack)
@@ -39,7 +39,7 @@ WHERE r.digest IS NULL OR r.enforced < r.revision OR r.next_expiry <= $1
                 (SELECT p.digest FROM rule_packs AS p
                  WHERE p.name = chosen.pack ->> 'name' AND p.removed_at IS NULL
                  ORDER BY p.revision DESC LIMIT 1)))
-ORDER BY r.tenant_id;
+ORDER BY t.tenant_id;
 
 -- name: rule_catalog_insert
 INSERT INTO rule_catalogs (digest, catalog) VALUES ($1, $2) ON CONFLICT (digest) DO NOTHING;

@@ -25,6 +25,7 @@ from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, LogRecordExporter
 from opentelemetry.sdk.resources import Resource
 
+from bench.otlp_values import attribute
 from bench.system import System, free_port
 from serve.ingest.otlp_grpc import SERVICE
 from tests.e2e.conftest import Tenant, lines_request, wait_for
@@ -145,31 +146,8 @@ def some_records(numbers: range) -> ExportLogsServiceRequest:
     for number in numbers:
         record = scope_logs.log_records.add(time_unix_nano=NOW + number, severity_number=13, severity_text="WARN")
         record.body.string_value, record.event_name = f"line {number}", "test"
-        for key, value in {**ATTRIBUTES, "position": number}.items():
-            fill(record.attributes.add(key=key).value, value)
+        record.attributes.extend(attribute(key, value) for key, value in {**ATTRIBUTES, "position": number}.items())
     return request
-
-
-def fill(value: Any, content: Any) -> None:
-    match content:
-        case bool():
-            value.bool_value = content
-        case str():
-            value.string_value = content
-        case int():
-            value.int_value = content
-        case float():
-            value.double_value = content
-        case bytes():
-            value.bytes_value = content
-        case dict():
-            value.kvlist_value.SetInParent()
-            for key, item in content.items():
-                fill(value.kvlist_value.values.add(key=key).value, item)
-        case _:
-            value.array_value.SetInParent()
-            for item in content:
-                fill(value.array_value.values.add(), item)
 
 
 def assert_all_stored(tenant: Tenant) -> None:

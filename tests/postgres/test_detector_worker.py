@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
-from actors.control import enforce_rules
+from actors.control import append_rule_revision
 from actors.detector import DetectorDsns, ShardPlan, ShardWorker
 from actors.judge import TenantJudge, TurnLimits
 from actors.rules import RuleLibrary
@@ -22,6 +22,8 @@ from actors.shard_claims import ShardClaims
 from detect.record import TenantId
 from detect.sigma import load_rule_set, pack_bytes, starter_pack
 from store.journal import JournalEntry, JournalWriter
+from store.postgres import tenant_transaction
+from store.rule_sets import put_rule_set
 from tests.postgres.fixtures import Database
 
 START = datetime(2026, 3, 1, 10, 0, tzinfo=UTC)
@@ -59,7 +61,9 @@ async def append(database: Database, tenant: TenantId, bodies: list[bytes], firs
 async def new_tenant(database: Database) -> TenantId:
     tenant = await database.tenant()
     journal = JournalWriter(await database.writer())
-    await enforce_rules(await database.app(), journal, tenant, DIGEST, pack_bytes(PACK), START)
+    async with tenant_transaction(await database.app(), tenant) as tx:
+        await put_rule_set(tx, DIGEST, pack_bytes(PACK))
+    await append_rule_revision(journal, tenant, DIGEST, 1, START)
     return tenant
 
 

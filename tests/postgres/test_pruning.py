@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 import pytest
 
-from actors.control import append_rules, append_tick
+from actors.control import append_rule_revision, append_tick
 from detect.record import TenantId
 from store.holds import place_hold, release_hold
 from store.journal import Appended, JournalWriter
@@ -87,7 +87,7 @@ async def test_only_superseded_rules_and_ticks_go(database: Database) -> None:
     tenant = await new_tenant(database)
     journal = JournalWriter(await database.writer())
     await append_tick(journal, tenant, START)
-    await append_rules(journal, tenant, DIGEST, START + timedelta(seconds=1))
+    await append_rule_revision(journal, tenant, DIGEST, 2, START + timedelta(seconds=1))
     await append(database, tenant, BATCHES[:5])
     await judge_all(database, tenant, 8)
     kept_from = await keep_newest_snapshot(database, tenant)

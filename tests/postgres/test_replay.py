@@ -3,18 +3,22 @@ change of anything."""
 
 from __future__ import annotations
 
+import asyncio
+import json
+import os
+import sys
 from dataclasses import replace
 from typing import Any
 
 import asyncpg
 import pytest
 
-from actors.replay import ReplayRefused, ReplayRequest, replay
+from actors.replay import Line, ReplayRefused, ReplayRequest, replay
 from detect.record import TenantId
 from store.postgres import Pool, connect_pool
 from store.replay import read_only_transaction
 from tests.postgres.fixtures import Database
-from tests.postgres.test_detector_worker import BATCHES, append, judged, new_tenant, plan, working
+from tests.postgres.test_detector_worker import BATCHES, DIGEST, append, judged, new_tenant, plan, working
 
 RULE = """
 title: Any login of the demo
@@ -129,6 +133,37 @@ async def test_what_cannot_be_replayed_is_refused_with_what_to_ask_instead(datab
     await superuser.execute("DELETE FROM journal WHERE tenant_id = $1 AND seq <= 4", tenant)
     with pytest.raises(ReplayRefused, match="batch 1 was pruned: the journal is whole from batch 5 on"):
         await told(pool, ReplayRequest(tenant, 2))
+
+
+async def last_line(database: Database, call: str) -> Line:
+    """What the call says last in a process of its own."""
+    code = (
+        "import json; from datetime import UTC, datetime; from uuid import UUID;"
+        "from actors.backtest import BacktestRequest, backtest_in_task;"
+        f"print(json.dumps(list({call})[-1]))"
+    )
+    environment = os.environ | {"TRUSTSOC_APP_DSN": database.dsn("trustsoc_app")}
+    task = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, env=environment, stdout=asyncio.subprocess.PIPE
+    )
+    said, _ = await task.communicate()
+    line: Line = json.loads(said)
+    return line
+
+
+async def test_rules_that_are_gone_or_damaged_are_said_as_the_last_line(database: Database) -> None:
+    tenant = await prepared(database, 2)
+    since = "datetime(2026, 1, 1, tzinfo=UTC)"
+    backtested = f"backtest_in_task(BacktestRequest(UUID('{tenant}'), (('a.yml', {RULE!r}),), {since}))"
+    superuser = await database.superuser()
+    await superuser.execute("UPDATE rule_sets SET pack = 'no pack'")
+    damaged = await last_line(database, backtested)
+    assert (damaged["type"], damaged["status"]) == ("error", 409)
+    assert damaged["detail"] == "not a rule pack of a version that this program reads"
+    await superuser.execute("DELETE FROM rule_sets")
+    gone = await last_line(database, backtested)
+    assert (gone["type"], gone["status"]) == ("error", 409)
+    assert gone["detail"] == f"the rule set {DIGEST[:12]} is not stored: restore table rule_sets from a backup"
 
 
 async def test_one_replay_of_a_tenant_at_a_time(database: Database) -> None:

@@ -283,6 +283,22 @@ async def test_the_overlay_works_in_the_detector_and_hits_are_counted(database: 
     assert set(states.values()) == {"on", "off", "silent"}
 
 
+async def test_rules_go_by_the_ids_that_their_events_have(database: Database) -> None:
+    tenant = await database.tenant()
+    enforcer = await enforcer_of(database)
+    names = {"a\0b": r'"a\0b"', "long " + "x" * 2000: "long " + "x" * 2000}
+    await install(enforcer, "own", *(RULE.replace(f"id: {ANY_LOGIN}", f"name: {name}") for name in names.values()))
+    await choose(enforcer, tenant, 1, [OWN], {})
+    await append(database, tenant, BATCHES[:2])
+    async with working(database, plan()):
+        await judged(database, tenant, 4)
+    async with tenant_transaction(await database.app(), tenant) as tx:
+        hits = await rule_hits(tx, [*names, "never"], START)
+        longest = await tx.connection.fetchval("SELECT current_setting('statement_timeout')")
+    assert {rule_id: found.hits for rule_id, found in hits.items()} == dict.fromkeys(names, 20) | {"never": 0}
+    assert longest == "10s", "as long as a search may take"
+
+
 async def told(database: Database, request: BacktestRequest) -> Line:
     lines = [line async for line in backtest(await database.app(), request)]
     assert lines[0]["type"] == "start"

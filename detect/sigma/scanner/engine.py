@@ -92,7 +92,8 @@ class FinderShelf:
 
     def dumps(self) -> dict[bytes, bytes]:
         """All finders that are worth keeping, and those given that nobody has asked for yet."""
-        made = {key: finder.dump() for key, finder in self._finders.items()}
+        # A matcher in another thread may be adding to it.
+        made = {key: finder.dump() for key, finder in dict(self._finders).items()}
         return {**self._given, **{key: dump for key, dump in made.items() if dump}}
 
 

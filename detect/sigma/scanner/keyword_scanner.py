@@ -32,7 +32,7 @@ _PLAIN_RUN = re.compile(r"""[^\x00-\x1f\x7f-\U0010ffff"'\\/,{}\[\]]+""")
 # An escape that may stand for a letter or sign of a keyword.
 _ESCAPES = (b"\\u00", b"\\u212a", b"\\u0130", b"\\u017f")
 _OF_NUMBERS = frozenset("0123456789.+-e")
-_WORDS_OF_NUMBERS = ("true", "false", "inf", "nan")
+_WORDS_OF_NUMBERS = ("true", "false", "-inf", "nan")
 
 
 class KeywordScanner:

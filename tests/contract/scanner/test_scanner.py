@@ -256,7 +256,9 @@ def test_a_scanner_says_of_every_text_what_is_true(name: str, atoms: list[Atom],
         assert scanner.truths(value) == {number for number, atom in numbered.items() if atom_holds(atom, value)}
 
 
-field_values = values | st.integers(-10, 10) | st.booleans() | st.none() | st.sampled_from([5.0, 4.5, 2**70])
+field_values = (
+    values | st.integers(-10, 10) | st.booleans() | st.none() | st.sampled_from([5.0, 4.5, 2**70]) | st.floats()
+)
 
 
 @pytest.mark.parametrize("name", list(ENGINES))
@@ -266,6 +268,7 @@ field_values = values | st.integers(-10, 10) | st.booleans() | st.none() | st.sa
     values,
 )
 @example([Atom(None, "contains", "tru"), Atom(None, "contains", "5")], {"f": True, "g": 55}, "")
+@example([Atom(None, "contains", "-inf"), Atom(None, "contains", "-i")], {"f": float("-inf")}, "")
 @example([Atom(None, "contains", "ας")], {"f": "ΑΣ", "g": "x"}, "")
 @example([Atom(None, "contains", "kiwi")], {"f": "KİWI", "g": "Kiwi"}, "")
 @example([Atom(None, "contains", "ab")], {"f": "a", "g": "b"}, "")
@@ -306,11 +309,16 @@ JSON_KEYWORDS = [
         st.sampled_from("fgh"), json_values | st.dictionaries(st.sampled_from("ab"), json_values, max_size=2)
     ),
     st.booleans(),
+    st.sampled_from([{}, {"log.file.path": "needle"}, {"note": "needle"}, {"f": "needle"}]),
+    st.booleans(),
 )
-@example({"f": "x\\perfc.dat", "g": {"a": "x\\perfc.dat"}}, False)
-@example({"f": "mimi::katz"}, True)
-@example({"f": "KIW\u0130", "g": "\u212aIWI"}, True)
-def test_keywords_of_an_event_that_was_sent_as_json(fields: dict[str, Any], escape: bool) -> None:
+@example({"f": "x\\perfc.dat", "g": {"a": "x\\perfc.dat"}}, False, {}, False)
+@example({"f": "mimi::katz"}, True, {}, True)
+@example({"f": "KIW\u0130", "g": "\u212aIWI"}, True, {}, False)
+@example({}, False, {"note": "needle"}, True)
+def test_keywords_of_an_event_that_was_sent_as_json(
+    fields: dict[str, Any], escape: bool, attributes: dict[str, Any], is_read: bool
+) -> None:
     event = {"EventID": 1, "Channel": "Security", **fields}
     parts = (
         f"{json.dumps(name)}: "
@@ -319,8 +327,11 @@ def test_keywords_of_an_event_that_was_sent_as_json(fields: dict[str, Any], esca
     )
     body = "{" + " , ".join(parts) + "}"
     normalizer, plain = default_normalizer(), record({})
-    views = [normalizer.normalize(msgspec.structs.replace(plain.record, body=body)) for _ in range(2)]
-    assert views[1].sent_json == body
+    given = {"body": json.loads(body), "sent": body} if is_read else {"body": body}
+    sent = msgspec.structs.replace(plain.record, attributes=attributes, **given)
+    views = [normalizer.normalize(sent) for _ in range(2)]
+    says_more = "note" in attributes or ("f" in attributes and "f" not in event)
+    assert views[1].sent_json == ("" if says_more else body)
     numbered = dict(enumerate(JSON_KEYWORDS))
     for engine in ENGINES.values():
         scanner = KeywordScanner(numbered, FinderShelf(engine))

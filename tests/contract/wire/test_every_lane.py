@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from google.protobuf.internal.encoder import _VarintBytes
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
+from bench.otlp_values import any_value, attribute
 from store.journal import Overloaded
 from store.postgres import StorageUnavailable
 from tests.contract.wire.edge import INFLATED_LIMIT, RECEIVED_NS, SENT_LIMIT, TENANT, Edge
@@ -245,39 +245,12 @@ def every_kind() -> dict[str, Any]:
     }
 
 
-def any_value(value: Any) -> AnyValue:
-    match value:
-        case None:
-            return AnyValue()
-        case bool():
-            return AnyValue(bool_value=value)
-        case str():
-            return AnyValue(string_value=value)
-        case int():
-            return AnyValue(int_value=value)
-        case float():
-            return AnyValue(double_value=value)
-        case bytes():
-            return AnyValue(bytes_value=value)
-        case list():
-            message = AnyValue()
-            message.array_value.SetInParent()
-            message.array_value.values.extend(any_value(item) for item in value)
-            return message
-        case _:
-            message = AnyValue()
-            message.kvlist_value.SetInParent()
-            for key, item in value.items():
-                message.kvlist_value.values.add(key=key).value.CopyFrom(any_value(item))
-            return message
-
-
 async def test_all_kinds_of_values_arrive_as_attributes_and_as_bodies(edge: Edge, lane: Lane) -> None:
     message = request(*("placeholder" for _ in every_kind()))
     records = message.resource_logs[0].scope_logs[0].log_records
     for record, (name, value) in zip(records, every_kind().items(), strict=True):
         record.body.CopyFrom(any_value(value))
-        record.attributes.add(key=name).value.CopyFrom(any_value(value))
+        record.attributes.append(attribute(name, value))
     assert (await lane.send(edge, lane.pack(message))).says(200)
     stored = edge.stored()
     assert [record.body for record in stored] == list(every_kind().values())

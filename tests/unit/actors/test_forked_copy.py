@@ -62,6 +62,12 @@ async def test_a_copy_that_takes_too_long_is_ended() -> None:
     assert not _alive(process)
 
 
+async def test_a_copy_ends_by_itself_though_nobody_waits_for_it() -> None:
+    copy = fork_copy(_for_ever, longest_s=1)
+    with pytest.raises(CopyFailed, match="before it had a result"):
+        await copy.result(60)
+
+
 async def test_an_unwanted_copy_is_ended() -> None:
     copy = fork_copy(_for_ever)
     process = _newest_child()

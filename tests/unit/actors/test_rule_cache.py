@@ -50,6 +50,16 @@ def test_only_the_files_that_were_used_last_are_kept(tmp_path: Path, monkeypatch
     assert len(list((tmp_path / "c").iterdir())) == 3
 
 
+def test_what_a_killed_process_left_unfinished_is_removed_in_time(tmp_path: Path) -> None:
+    kept(tmp_path / "c", [rule_set()])
+    left, fresh = tmp_path / "c" / "left.part", tmp_path / "c" / "fresh.part"
+    left.touch()
+    fresh.touch()
+    os.utime(left, (1000, 1000))
+    kept(tmp_path / "c", [rule_set("y")])
+    assert [left.exists(), fresh.exists()] == [False, True]
+
+
 def test_a_damaged_file_is_as_good_as_none(tmp_path: Path) -> None:
     cache = kept(tmp_path / "c", [rule_set()])
     [path] = (tmp_path / "c").iterdir()
@@ -129,3 +139,21 @@ def test_a_library_parses_a_pack_once_for_all_processes(tmp_path: Path, monkeypa
     assert second.resolve(digest) == first.resolve(digest)
     given_rules = second.resolve(digest).rules
     assert second.matcher(given_rules) is second.matcher(given_rules)
+
+
+def test_a_set_that_shares_the_matcher_of_another_is_kept_as_well(tmp_path: Path) -> None:
+    rule = ("a.yml", rule_text("a: {f: x}\ncondition: a"))
+    noted = [rule, ("note.yml", "note: not a rule")]
+    packs = {load_rule_set(sources).digest: pack_bytes(sources) for sources in ([rule], noted)}
+
+    async def fetch(digest: str) -> bytes | None:
+        return packs[digest]
+
+    cache = RuleCache(tmp_path / "c")
+    library = RuleLibrary(fetch, cache)
+    for digest in packs:
+        asyncio.run(library.load(digest))
+    for digest in packs:
+        read = cache.read(digest, ENGINE)
+        assert read is not None
+        assert read.rules == library.resolve(digest)

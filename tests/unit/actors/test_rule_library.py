@@ -81,3 +81,16 @@ def test_what_a_batch_puts_in_force_stays_loaded_as_long_as_it_is_held() -> None
     held.clear()
     assert not is_loaded(made, digest("a"))
     assert asyncio.run(made.load_for(Batch(1, 0, "otlp_json", b"{}"))) is None
+
+
+def test_each_of_two_sets_with_equal_rules_stays_loaded_for_who_matches_with_it() -> None:
+    made = library((), ("note",), ("other",), most_unused=1)
+    first, second = (asyncio.run(made.load(digest(*notes))) for notes in ((), ("note",)))
+    assert first is not None and second is not None
+    assert second.rules.rules[0] is first.rules.rules[0], "the rules are in memory once"
+    matchers = [made.matcher(made.resolve(digest(*notes)).rules) for notes in ((), ("note",))]
+    assert matchers == [first, second]
+    del first, second
+    asyncio.run(made.load(digest("other")))
+    assert is_loaded(made, digest()) and is_loaded(made, digest("note"))
+    assert all(len(matcher.match(record({"f": "x"}))) == 1 for matcher in matchers)

@@ -97,6 +97,9 @@ def test_statistics_name_rules_and_log_sources(case: tuple[str, str]) -> None:
         (["--since", "2026-11-23"], 0),
         (["--until", "yesterday"], 2),
         (["--sha256", "00"], 2),
+        (["--since", "999999d"], 2),
+        (["--until", "0001-01-01T00:00:00+14:00"], 2),
+        (["--since", "0001-01-01", "--until", "9999-12-31"], 0),
     ],
 )
 def test_exit_codes_say_what_was_found_and_what_was_wrong(case: tuple[str, str], options: list[str], code: int) -> None:
@@ -111,6 +114,20 @@ def test_a_file_or_rule_that_cannot_be_read_is_named_and_the_rest_goes_on(case: 
     assert result.exit_code == 1 and len(result.stdout.splitlines()) == 2
     assert f"rule not loaded: {rules}/broken.yml:" in result.stderr
     assert f"error: {logs}/absent: does not exist" in result.stderr
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "table"])
+@pytest.mark.parametrize("to_file", [True, False], ids=["file", "standard output"])
+def test_a_full_disk_is_told_without_a_traceback(case: tuple[str, str], form: str, to_file: bool) -> None:
+    command = [sys.executable, "-m", "cluster.cli", "hunt", "-q", "-f", form, "--rules", *case]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [*command, *(["-o", "/dev/full"] if to_file else [])], stdout=None if to_file else full,
+            stderr=subprocess.PIPE, text=True, check=False, cwd=ROOT,
+        )  # fmt: skip
+    assert done.returncode == 1
+    name = "/dev/full" if to_file else "the findings"
+    assert done.stderr == f"error: cannot write {name}: No space left on device\n"
 
 
 @pytest.mark.parametrize("content", [json_lines(NOTEPAD, WHOAMI), json.dumps([NOTEPAD, WHOAMI], indent=1).encode()])

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cluster.cli import app
+from hunt.team import WorkerFailed
 from tests.unit.hunt.files import ALL_RULES, NOTEPAD, WHOAMI, json_lines
 
 
@@ -37,6 +38,12 @@ def test_lint_names_findings_and_fails_on_errors(rules: Path) -> None:
     assert {finding["weight"] for finding in report["findings"]} >= {"error", "note"}
     assert run("lint", "--ignore", "nonsense").exit_code == 2
     assert run("lint", str(rules / "absent")).exit_code == 2
+
+
+def test_a_file_whose_name_is_no_utf8_is_reported(rules: Path) -> None:
+    (rules / "caf\udce9.yml").write_text("title: no rule\n")
+    report = json.loads(run("lint", str(rules), "--format", "json").stdout)
+    assert any(finding["path"].endswith("caf\\udce9.yml") for finding in report["findings"])
 
 
 def test_warnings_fail_only_when_strict(rules: Path) -> None:
@@ -83,6 +90,19 @@ def test_coverage_says_what_could_never_fire(rules: Path, tmp_path: Path) -> Non
     }
     shown = run("coverage", "--rules", str(rules), str(log)).stdout
     assert "Password Refused" in shown and "Whoami Run" not in shown
+
+
+def test_coverage_of_nothing_is_an_error_and_so_is_the_end_of_a_worker(
+    rules: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    absent = run("coverage", "--rules", str(rules), str(tmp_path / "absent"))
+    assert absent.exit_code == 1 and absent.stdout == "" and "absent: does not exist" in absent.stderr
+
+    def killed(*_: object) -> None:
+        raise WorkerFailed("a worker ended")
+
+    monkeypatch.setattr("hunt.run.Hunt.run", killed)
+    assert run("coverage", "--rules", str(rules), str(rules)).exit_code == 1
 
 
 def test_a_digest_pins_what_a_path_holds(rules: Path, tmp_path: Path) -> None:

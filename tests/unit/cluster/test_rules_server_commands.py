@@ -8,7 +8,8 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from detect.sigma.pack import unpack
+from detect.sigma.pack import source_digest, unpack
+from hunt.rule_files import rule_digest
 
 RULE = "title: A\nid: 00000000-0000-4000-8000-000000000001\n"
 MINE = "/api/admin/tenants/default/rules"
@@ -44,6 +45,22 @@ def test_a_folder_is_installed_with_paths_below_it_and_an_archive_as_it_is(
     sent = [asked.body for asked in server.asked_for("POST /api/admin/rule-packs")]
     assert unpack(sent[0]) == [("linux/a.yml", RULE)]
     assert sent[1] == archive.read_bytes()
+
+
+def test_what_is_installed_meets_the_pin_that_the_digest_command_says(
+    run: Any, server: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    server.answers("POST /api/admin/rule-packs", PACK)
+    (tmp_path / "linux").mkdir()
+    (tmp_path / "linux" / "a.yml").write_text(RULE)
+    (tmp_path / "linux" / "a.test.yml").write_text("rule: a\n")
+    monkeypatch.chdir(tmp_path)
+    for typed, names in ((".", {"linux/a.test.yml", "linux/a.yml"}), ("linux/a.yml", {"a.yml"})):
+        pin = rule_digest(typed)
+        assert run("rules", "install", typed, "--name", "own", "--sha256", pin).code == 0
+        sent = unpack(server.asked_for("POST /api/admin/rule-packs")[-1].body)
+        assert {name for name, _ in sent} == names
+        assert source_digest(sent) == pin
 
 
 def test_a_choice_keeps_what_no_option_names(run: Any, server: Any) -> None:

@@ -84,6 +84,19 @@ def json_lines(*events: Any) -> bytes:
     return b"".join(json.dumps(event).encode() + b"\n" for event in events)
 
 
+class Bytes:
+    """A stream that gives its bytes in pieces as large as they are asked for."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content, self._place = memoryview(content), 0
+
+    def read(self, size: int) -> bytes:
+        """At most `size` bytes; empty at the end."""
+        piece = bytes(self._content[self._place : self._place + size])
+        self._place += len(piece)
+        return piece
+
+
 def hunted(
     names: Sequence[Path | str],
     options: HuntOptions | None = None,
@@ -96,7 +109,7 @@ def hunted(
     assert loaded.everything.errors == ()
     paths, missing = find_files([str(name) for name in names])
     inputs, errors = open_inputs(paths, NOW_NS, options.format)
-    stream = io.StringIO()
+    stream = io.BytesIO()
     books = Hunt(options, rules, loaded, inputs, [*missing, *errors]).run(
         JsonLinesWriter(stream), lambda _file, _read, _books: None
     )

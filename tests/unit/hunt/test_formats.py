@@ -9,6 +9,7 @@ import lzma
 from collections.abc import Callable
 from pathlib import Path
 
+import orjson
 import pytest
 import zstandard
 from hypothesis import HealthCheck, given, settings
@@ -46,6 +47,8 @@ def otlp(*bodies: object) -> bytes:
         (json.dumps(WHOAMI, indent=2).encode(), "json"),
         (json.dumps({"Records": [WHOAMI]}).encode(), "json"),
         (b"[]", "json"),
+        (b'{"name": "x", "value": []}\n', "jsonl"),
+        (json_lines({"Records": [WHOAMI]}, {"Records": [NOTEPAD]}), "jsonl"),
         (otlp(WHOAMI), "otlp"),
         (event_log([], SYSMON, 1), "evtx"),
         (refusals(1)[0].encode(), "text"),
@@ -132,6 +135,58 @@ def test_a_bad_line_is_named_and_the_rest_is_judged(tmp_path: Path) -> None:
         (4, "JSON, but no object"),
     ]
     assert (books.lines, books.carrying, books.blank, books.mended) == (6, 3, 1, 1)
+
+
+def test_an_object_with_an_empty_list_is_a_record_like_any_other(tmp_path: Path) -> None:
+    for content in ({"name": "x", "value": []}, {"records": []}, {"Records": [], "EventID": 1}):
+        path = tmp_path / "log"
+        path.write_bytes(json_lines(content))
+        assert hunted([path])[1].judged == 1
+
+
+def test_an_object_that_has_a_list_of_objects_is_not_taken_apart(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    for lines in ([{"user": "eve", "value": [WHOAMI]}], [NOTEPAD, {"user": "eve", "value": [WHOAMI]}]):
+        path.write_bytes(json_lines(*lines))
+        found, books = hunted([path])
+        assert found == [] and books.judged == len(lines)
+
+
+@pytest.mark.parametrize("padding", ["", "x" * 100_000], ids=["short", "longer than the head"])
+def test_of_lines_that_wrap_records_a_bad_one_costs_only_itself(tmp_path: Path, padding: str) -> None:
+    path = tmp_path / "trail.jsonl"
+    first = json_lines({"Records": [{**NOTEPAD, "padding": padding}, WHOAMI]})
+    lines = [first, b"{broken\n", json_lines({"value": [WHOAMI], "nextLink": "u"})]
+    path.write_bytes(b"".join(lines))
+    found, books = hunted([path])
+    assert [(item["line"], item["record"]) for item in found] == [(1, WHOAMI), (3, WHOAMI)]
+    assert (books.lines, books.carrying, books.records, books.files_failed) == (3, 2, 3, 0)
+
+
+def test_what_json_cannot_hold_is_told_as_it_is_stored(tmp_path: Path) -> None:
+    path = tmp_path / "export.json"
+    request = orjson.loads(otlp(WHOAMI))
+    [record] = request["resourceLogs"][0]["scopeLogs"][0]["logRecords"]
+    record["attributes"] = [{"key": "raw", "value": {"bytesValue": "/wA="}}]
+    path.write_bytes(orjson.dumps(request))
+    [item], _ = hunted([path])
+    assert item["attributes"] == {"raw": "/wA="} and item["record"]["body"] == WHOAMI
+
+
+def test_a_panic_of_the_reader_of_event_logs_costs_only_that_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python sees a panic in Rust as a BaseException of a class that nobody can import."""
+
+    def panicking(*_: object, **__: object) -> object:
+        raise type("PanicException", (BaseException,), {})("index out of bounds")
+
+    monkeypatch.setattr("hunt.records.PyEvtxParser", panicking)
+    (tmp_path / "a.evtx").write_bytes(event_log([], SYSMON, 1))
+    (tmp_path / "b.jsonl").write_bytes(json_lines(WHOAMI))
+    found, books = hunted([tmp_path])
+    assert len(found) == 1 and books.files_failed == 1
+    assert books.errors[0].reason == "not a readable event log: index out of bounds"
 
 
 def test_bytes_that_are_no_utf8_are_mended(tmp_path: Path) -> None:

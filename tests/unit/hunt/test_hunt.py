@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import gzip
 import io
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +19,13 @@ import pytest
 
 from detect.sigma import load_rule_set
 from hunt.found import CsvWriter, Found
-from hunt.inputs import find_files
+from hunt.inputs import InputFile, find_files
+from hunt.processes import can_copy
 from hunt.rule_book import RuleChoice
-from hunt.run import HuntOptions
-from tests.unit.hunt.files import ALL_RULES, GUESSING_RULE, NOTEPAD, WHOAMI, hunted, json_lines, refusals
+from hunt.rule_cache import load_rules
+from hunt.run import Hunt, HuntOptions
+from hunt.team import WorkerFailed
+from tests.unit.hunt.files import ALL_RULES, GUESSING_RULE, NOTEPAD, NOW_NS, WHOAMI, hunted, json_lines, refusals
 
 ROOT = Path(__file__).parents[3]
 
@@ -123,6 +131,56 @@ def test_records_outside_the_time_asked_for_are_left_out_and_counted(tmp_path: P
     assert (books.records, books.judged, books.outside) == (4, 2, 2)
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_the_year_one_is_no_time(tmp_path: Path, jobs: int) -> None:
+    """So programs in Go and .NET write that they know none; no 64 bits hold its nanoseconds."""
+    path = tmp_path / "log.jsonl"
+    line = {"@timestamp": "0001-01-01T00:00:00Z", "message": refusals(1, "203.0.113.9")[0][16:]}
+    path.write_bytes(json_lines(*([line] * 5), {**WHOAMI, "@timestamp": line["@timestamp"]}, {"x": "y" * 20_000_000}))
+    found, books = hunted([path], HuntOptions(jobs=jobs))
+    assert titles(found)[0] == "Whoami Run" and found[0]["time"] is None and books.failed == 0
+
+
+UNANSWERED_RULE = """
+title: Refused And Never Let In
+id: 7b0e6a5c-0b0f-4f6e-9a35-0e5f5d1c6a04
+correlation:
+  type: temporal_ordered
+  rules: [password_refused, whoami_run]
+  timespan: 5m
+  condition: password_refused and not whoami_run
+"""
+
+
+def at(minute: int) -> dict[str, Any]:
+    """Somebody was let in, some minutes past eight."""
+    return {**WHOAMI, "@timestamp": f"2026-11-22T08:{minute:02d}:00Z"}
+
+
+def test_absence_is_not_told_by_the_time_of_records_that_were_not_judged(tmp_path: Path) -> None:
+    """At 08:02 it is open whether the refusal at 08:00 is followed by anything in five minutes."""
+    path = tmp_path / "log"
+    rules = [*ALL_RULES[:2], ("unanswered.yml", UNANSWERED_RULE)]
+    eight = 1_795_334_400 * 10**9
+    path.write_text("\n".join((*refusals(1, minute=0), json.dumps(at(4)), json.dumps(at(20)))))
+    found, books = hunted([path], HuntOptions(until_ns=eight + 120 * 10**9), rules)
+    assert found == [] and (books.judged, books.outside) == (1, 2)
+    found, _ = hunted([path], HuntOptions(until_ns=eight + 600 * 10**9), rules)
+    assert found == []
+    path.write_text("\n".join((*refusals(1, minute=0), json.dumps(at(20)))))
+    found, _ = hunted([path], HuntOptions(until_ns=eight + 600 * 10**9), rules)
+    assert titles(found) == ["Refused And Never Let In"]
+
+
+def test_absence_is_told_as_far_as_the_time_of_a_damaged_file_goes(tmp_path: Path) -> None:
+    path = tmp_path / "log.gz"
+    later = [f"Nov 22 08:20:00 web-1 sshd[7]: Something {number * number}" for number in range(60_000)]
+    packed = gzip.compress("\n".join((*refusals(1, minute=0), *later)).encode())
+    path.write_bytes(packed[: len(packed) // 2])
+    found, books = hunted([path], rules=[*ALL_RULES[:2], ("unanswered.yml", UNANSWERED_RULE)])
+    assert titles(found) == ["Refused And Never Let In"] and books.files_failed == 1
+
+
 def test_a_missing_file_is_an_error_and_the_rest_is_judged(logs: list[Path], tmp_path: Path) -> None:
     found, books = hunted([tmp_path / "absent", *logs])
     assert len(found) == 2 and books.files_failed == 1
@@ -157,8 +215,19 @@ def test_a_cell_that_a_spreadsheet_would_run_is_text() -> None:
     assert row.startswith("1970-01-01T00:00:00Z,medium,'=cmd(),") and ',a=b; n=1,"\'@x,""y""' in row and "z" in rest
 
 
-def test_two_workers_say_what_one_process_says(tmp_path: Path) -> None:
-    """Through the real command, with files large enough that both have work, one of them compressed."""
+def hunt_command(way: str, *arguments: str) -> list[str]:
+    """The command in an interpreter of its own, whose workers can only be started in that way."""
+    only = {
+        "copies": "hunt.run.OwnInterpreter = None",
+        "interpreters": "hunt.run.can_copy = lambda: False",
+    }[way]
+    code = f"import hunt.run; from cluster.cli import app\n{only}\napp({['hunt', *arguments]!r})"
+    return [sys.executable, "-c", code]
+
+
+@pytest.mark.parametrize("way", ["copies", "interpreters"])
+def test_two_workers_say_what_one_process_says(tmp_path: Path, way: str) -> None:
+    """Through the real command, with files large enough that both have work."""
     rules, plain = tmp_path / "rules", tmp_path / "log.jsonl"
     rules.mkdir()
     for name, text in ALL_RULES:
@@ -170,9 +239,9 @@ def test_two_workers_say_what_one_process_says(tmp_path: Path) -> None:
     guesses.write_text("\n".join(refusals(8)) + "\n")
 
     def run(jobs: int) -> tuple[list[str], str]:
-        command = [sys.executable, "-m", "cluster.cli", "hunt", "--jobs", str(jobs), "--rules", str(rules)]
+        arguments = ("--jobs", str(jobs), "--rules", str(rules), str(plain), str(guesses))
         done = subprocess.run(
-            [*command, str(plain), str(guesses)], capture_output=True, text=True, check=False, cwd=ROOT, timeout=120
+            hunt_command(way, *arguments), capture_output=True, text=True, check=False, cwd=ROOT, timeout=120
         )
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines(), done.stderr
@@ -186,11 +255,91 @@ def test_two_workers_say_what_one_process_says(tmp_path: Path) -> None:
         assert f"{plain}:1002: not valid JSON" in text
 
 
-def test_a_worker_that_dies_is_an_error_and_not_a_silent_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hunt.team import WorkerFailed
+def large(path: Path) -> Path:
+    """A file that is worth two workers."""
+    path.write_bytes(json_lines({"padding": "x" * 1000}) * 30_000)
+    return path
 
-    path = tmp_path / "log.jsonl"
-    path.write_bytes(json_lines({"padding": "x" * 1000}) * 20_000)
+
+def test_a_worker_that_cannot_start_is_an_error_and_not_a_silent_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hunt.run.can_copy", lambda: False)
     monkeypatch.setenv("PYTHONHOME", str(tmp_path))  # no interpreter starts here
-    with pytest.raises(WorkerFailed, match="a worker ended with status"):
+    with pytest.raises(WorkerFailed, match="a worker ended with status 1: "):
+        hunted([large(tmp_path / "log.jsonl")], HuntOptions(jobs=2))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a process is copied only there")
+def test_a_worker_that_is_killed_is_an_error_that_names_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr("hunt.run.can_copy", lambda: True)
+    monkeypatch.setattr("hunt.worker.judge_unit", killed)
+    path = large(tmp_path / "log.jsonl")
+    with pytest.raises(WorkerFailed, match=f"a worker ended with status -9 at {path}: "):
         hunted([path], HuntOptions(jobs=2))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a process is copied only there")
+def test_a_defect_of_a_worker_names_the_file_and_the_place_in_the_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def defective(*_: object) -> None:
+        raise AssertionError("impossible")
+
+    monkeypatch.setattr("hunt.run.can_copy", lambda: True)
+    monkeypatch.setattr("hunt.worker.judge_unit", defective)
+    path = large(tmp_path / "log.jsonl")
+    with pytest.raises(WorkerFailed, match=rf"(?s)a worker failed at {path}:\n.*, in defective\n.*impossible"):
+        hunted([path], HuntOptions(jobs=2))
+
+
+def test_a_process_with_threads_is_not_copied() -> None:
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait)
+    thread.start()
+    try:
+        assert not can_copy()
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_workers_end_with_the_hunt_however_it_ends(tmp_path: Path) -> None:
+    """One that is killed itself cannot tell its workers; they notice that nobody is there any more."""
+    (tmp_path / "rule.yml").write_text(ALL_RULES[0][1])
+    arguments = ("--jobs", "3", "--rules", str(tmp_path / "rule.yml"), "-")
+    pipe = subprocess.PIPE
+    command = hunt_command("copies", *arguments)
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, cwd=ROOT) as process:
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        process.stdin.write(json_lines(WHOAMI))
+        process.stdin.flush()
+        assert process.stdout.readline()
+        process.kill()
+        assert process.stderr.read() == b""  # which ends when the last worker has closed it
+
+
+@pytest.mark.parametrize(
+    ("copying", "rules", "size", "expected"),
+    [
+        (True, 3, 1, 1),
+        (True, 3, 1 << 30, 8),
+        (True, 3, 20 << 20, 3),
+        (False, 3, 20 << 20, 2),
+        (False, 3750, 64 << 20, 1),
+        (False, 3750, 300 << 20, 3),
+    ],
+)
+def test_more_rules_take_more_to_be_worth_a_worker_unless_it_is_a_copy(
+    copying: bool, rules: int, size: int, expected: int
+) -> None:
+    file = InputFile(0, "log", b"log", size, NOW_NS, "jsonl", direct=True)
+    loaded = load_rules(ALL_RULES, RuleChoice(), None, correlate=True)
+    many = dataclasses.replace(loaded.everything, rules=loaded.everything.rules[:1] * rules)
+    hunting = Hunt(HuntOptions(jobs=8), ALL_RULES, dataclasses.replace(loaded, everything=many), [file])
+    assert hunting.worth_jobs(copying=copying) == expected

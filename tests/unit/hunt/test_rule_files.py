@@ -185,6 +185,21 @@ def test_a_pin_must_be_met_by_the_archive_or_by_what_it_holds(tmp_path: Path) ->
         read_rule_files([str(path), str(path)], [of_bytes])
 
 
+def test_a_digest_does_not_depend_on_how_the_path_is_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine" / "deep").mkdir(parents=True)
+    (tmp_path / "mine" / "deep" / "a.yml").write_text("title: A")
+    expected = source_digest([("deep/a.yml", "title: A")])
+    of_file = source_digest([("a.yml", "title: A")])
+    assert rule_digest(str(tmp_path / "mine")) == expected
+    assert rule_digest(str(tmp_path / "mine" / "deep" / "a.yml")) == of_file
+    monkeypatch.chdir(tmp_path / "mine")
+    for typed in (".", "./", "../mine"):
+        assert rule_digest(typed) == expected
+        assert len(read_rule_files([typed], [expected]).sources) == 1
+    assert rule_digest("deep/a.yml") == of_file
+    assert read_rule_files([".", "deep/a.yml"]).sources == [("deep/a.yml", "title: A")] * 2
+
+
 def test_a_path_that_is_not_there_or_an_archive_that_is_none_is_refused(tmp_path: Path) -> None:
     broken = tmp_path / "x.tar.gz"
     broken.write_bytes(b"\x1f\x8bnonsense")

@@ -21,6 +21,13 @@ VALUES = st.recursive(
 ATTRIBUTES = st.dictionaries(
     st.sampled_from(["log.file.name", "service.name", "host.name", "user.name", "src_ip", "url.full", "x"]), VALUES
 )
+SYSTEMS = st.fixed_dictionaries(
+    {"EventID": st.integers(), "Channel": st.just("Security")},
+    optional={"Provider": VALUES, "Computer": VALUES, "Keywords": VALUES},
+)
+NESTED = st.fixed_dictionaries(
+    {"Event": st.fixed_dictionaries({"System": SYSTEMS}, optional={"EventData": VALUES, "UserData": VALUES})}
+)
 WINDOWS_PARTS = st.fixed_dictionaries(
     {},
     optional={
@@ -67,7 +74,7 @@ def record(body: Any, attributes: dict[str, Any] | None = None) -> LogRecord:
     return LogRecord(RecordRef(1, 0), 1, 1, 1, 1, 0, "", body, attributes or {}, {})
 
 
-@given(body=VALUES | LINES | WINDOWS_PARTS, attributes=ATTRIBUTES)
+@given(body=VALUES | LINES | WINDOWS_PARTS | NESTED, attributes=ATTRIBUTES)
 def test_any_body_with_any_attributes_has_a_view(body: Any, attributes: dict[str, Any]) -> None:
     given_record = record(body, attributes)
     view = NORMALIZER.normalize(given_record)

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bench.evaluation_records import bodies
@@ -175,7 +175,7 @@ EVENTS = st.fixed_dictionaries(
 def read_by(parser: windows.WindowsParser, given_record: LogRecord) -> NormalizedRecord:
     body = given_record.body
     assert isinstance(body, dict)
-    view = parser.view(given_record, body, "")
+    view = parser.view(given_record, body, "", "")
     if view is not None:
         return view
     draft = Draft("", {}, [])
@@ -190,3 +190,65 @@ def test_events_are_read_the_same_whatever_came_before(events: list[dict[str, An
     given_records = [record(nested(event) if wrapped else event) for event in events * 2]
     for given_record in given_records:
         assert read_by(experienced, given_record) == read_by(windows.WindowsParser(WINDOWS), given_record)
+
+
+ODD = (
+    VALUES | st.just({"#attributes": {"Name": {"#text": "x"}}}) | st.lists(VALUES, max_size=1) | st.just({"Name": "x"})
+)
+OTHER_SHAPES = [
+    *("event_id", "channel", "winlog.event_id", "Event.System.EventID", "Event.System.EventID.#text", "EventCode"),
+    *("winlog", "Event", "System", "EventData", "UserData"),
+]
+SHAPE_VALUES = ODD | st.just({"event_id": 5, "EventID": 7, "Image": "y"})
+CHANGES = st.lists(
+    st.tuples(st.sampled_from(["body", "Event", "System", "EventData"]), st.sampled_from(OTHER_SHAPES), SHAPE_VALUES)
+    | st.tuples(st.sampled_from(["System", "EventData"]), st.sampled_from([*PROCESS, "Keywords", "Provider"]), ODD),
+    max_size=2,
+)
+
+ODD_ATTRIBUTES = st.dictionaries(st.sampled_from([*OTHER_SHAPES, "Channel", "User"]), SHAPE_VALUES, max_size=2)
+ATTRIBUTES = st.just({}) | ODD_ATTRIBUTES | ODD_ATTRIBUTES.map(lambda odd: {**PROCESS, **odd})
+
+
+def changed(changes: list[tuple[str, str, Any]], wrapped: bool) -> dict[str, Any]:
+    """One and the same event but for some of its parts; in a flat one all parts are the body."""
+    body: dict[str, Any] = nested(PROCESS) if wrapped else dict(PROCESS)
+    parts = {"body": body, "Event": body, "System": body, "EventData": body}
+    if wrapped:
+        parts |= {"Event": body["Event"], "System": body["Event"]["System"], "EventData": body["Event"]["EventData"]}
+    for part, name, value in changes:
+        parts[part][name] = value
+    return body
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["flat", "nested"])
+@example([([], {}), ([], {"EventCode": 1, "SourceName": "x"})])
+@example([([("body", "event_id", 5), ("body", "channel", "x")], {})])
+@example([([("body", "winlog.event_id", 5)], {})])
+@example([([("body", "Event.System.EventID", 5)], {})])
+@given(st.lists(st.tuples(CHANGES, ATTRIBUTES), min_size=2, max_size=4))
+def test_no_record_changes_what_is_read_of_the_next(
+    wrapped: bool, variations: list[tuple[list[tuple[str, str, Any]], dict[str, Any]]]
+) -> None:
+    experienced = Normalizer(DEFINITIONS)
+    for changes, attributes in variations * 2:
+        given_record = record(changed(changes, wrapped), attributes)
+        assert experienced.normalize(given_record) == Normalizer(DEFINITIONS).normalize(given_record)
+
+
+def test_what_is_null_in_one_event_is_there_in_the_next() -> None:
+    logon = {**PROCESS, "EventID": 4625, "Channel": "Security"}
+    whole, bare = nested(logon), nested({**logon, "Computer": None})
+    for first, second in ((whole, bare), (bare, whole)):
+        normalizer = Normalizer(DEFINITIONS)
+        normalizer.normalize(record(first))
+        fields = normalizer.normalize(record(second)).fields
+        assert fields == Normalizer(DEFINITIONS).normalize(record(second)).fields
+        assert ("Computer" in fields) == (second is whole)
+
+
+@pytest.mark.parametrize("data", [None, "text", ["x"], 7], ids=repr)
+def test_an_event_without_a_map_of_data_is_read(data: Any) -> None:
+    body = nested(PROCESS)
+    body["Event"]["EventData"] = data
+    assert Normalizer(DEFINITIONS).normalize(record(body)).fields["Computer"] == "WS07"

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 
+from bench.otlp_values import any_value, attribute
 from detect.batch import Batch
 from detect.otlp import UndecodableBatch, decode, raw_values
 from detect.otlp.protobuf_request import proper_records
@@ -31,36 +32,13 @@ values = st.recursive(
 )
 
 
-def written(value: Any) -> AnyValue:
-    """The value as an AnyValue."""
-    target = AnyValue()
-    match value:
-        case bool():
-            target.bool_value = value
-        case int():
-            target.int_value = value
-        case float():
-            target.double_value = value
-        case str():
-            target.string_value = value
-        case bytes():
-            target.bytes_value = value
-        case list():
-            target.array_value.SetInParent()
-            target.array_value.values.extend(map(written, value))
-        case dict():
-            target.kvlist_value.SetInParent()
-            target.kvlist_value.values.extend(KeyValue(key=key, value=written(item)) for key, item in value.items())
-    return target
-
-
 def batch(body: Any, attributes: list[tuple[str, Any]]) -> Batch:
     request = ExportLogsServiceRequest()
     group = request.resource_logs.add()
-    group.resource.attributes.extend(KeyValue(key=key, value=written(value)) for key, value in attributes)
+    group.resource.attributes.extend(attribute(key, value) for key, value in attributes)
     record = group.scope_logs.add().log_records.add()
-    record.body.CopyFrom(written(body))
-    record.attributes.extend(KeyValue(key=key, value=written(value)) for key, value in attributes)
+    record.body.CopyFrom(any_value(body))
+    record.attributes.extend(attribute(key, value) for key, value in attributes)
     return Batch(1, RECEIVED, "otlp_protobuf", request.SerializeToString())
 
 
@@ -110,13 +88,13 @@ def test_bytes_are_read_as_the_schema_reads_them_or_left_to_it(raw: bytes) -> No
     pair = KeyValue.FromString(raw)
     assert pair.key == key
     if not isinstance(value, list | dict):
-        assert same(written(value).SerializeToString(), pair.value.SerializeToString())
+        assert same(any_value(value).SerializeToString(), pair.value.SerializeToString())
 
 
 @pytest.mark.parametrize("size", [*range(120, 132), *range(248, 262), *range(16_370, 16_390)])
 @pytest.mark.parametrize("key", ["", "k", "k" * 126, "k" * 127, "k" * 128], ids=len)
 def test_texts_of_every_length_are_read_whatever_the_length_of_their_lengths(key: str, size: int) -> None:
-    raw = KeyValue(key=key, value=written("x" * size)).SerializeToString()
+    raw = attribute(key, "x" * size).SerializeToString()
     try:
         assert PairReader()[raw] == (key, "x" * size)
     except OddValue:
@@ -124,7 +102,7 @@ def test_texts_of_every_length_are_read_whatever_the_length_of_their_lengths(key
 
 
 def test_a_long_text_with_any_of_its_first_bytes_changed_is_read_as_the_schema_reads_it_or_left_to_it() -> None:
-    whole = KeyValue(key="key", value=written("x" * 300)).SerializeToString()
+    whole = attribute("key", "x" * 300).SerializeToString()
     for place in range(16):
         for byte in range(256):
             raw = whole[:place] + bytes([byte]) + whole[place + 1 :]
@@ -135,7 +113,7 @@ def test_a_long_text_with_any_of_its_first_bytes_changed_is_read_as_the_schema_r
             pair = KeyValue.FromString(raw)
             pair.DiscardUnknownFields()
             assert pair.key == key
-            assert pair.value == written(value)
+            assert pair.value == any_value(value)
 
 
 def test_an_array_that_is_cut_short_in_a_length_is_refused_as_such() -> None:
@@ -160,14 +138,14 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(raw_values, "MAX_REMEMBERED", 10)
     reader = PairReader()
     for number in range(100):
-        raw = KeyValue(key="k", value=written(number)).SerializeToString()
+        raw = attribute("k", number).SerializeToString()
         assert reader[raw] == reader[raw] == ("k", number)
         assert len(reader) <= 10
-    long = KeyValue(key="k", value=written("x" * 300)).SerializeToString()
+    long = attribute("k", "x" * 300).SerializeToString()
     assert reader[long] == ("k", "x" * 300)
     assert long not in reader
     monkeypatch.setattr(raw_values, "MAX_REMEMBERED_LISTS", 3)
     for number in range(20):
-        raw = KeyValue(key=f"k{number}", value=written([number])).SerializeToString()
+        raw = attribute(f"k{number}", [number]).SerializeToString()
         assert reader[raw] == reader[raw] == (f"k{number}", [number])
         assert len(reader._lists) <= 3 and len(reader._keys) <= 10

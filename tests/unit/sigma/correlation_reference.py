@@ -39,7 +39,7 @@ class ReferenceCorrelation:
     def __init__(self, rule: SigmaCorrelation) -> None:
         self.rule = rule
         self.groups: dict[str, list[Match]] = {}
-        self.fired: dict[str, Nanoseconds] = {}
+        self.fired: dict[str, list[Nanoseconds]] = {}
         self.closing: dict[tuple[str, Match], Nanoseconds] = {}
 
     def observe(self, group: str, match: Match, watermark_ns: Nanoseconds) -> Said | None:
@@ -54,7 +54,7 @@ class ReferenceCorrelation:
         for window in self._windows(matches, match):
             measure = self._measure(window)
             if self._meets(measure) and self._is_armed(group, window[-1].time_ns):
-                self.fired[group] = window[-1].time_ns
+                self.fired.setdefault(group, []).append(window[-1].time_ns)
                 return Said(group, window[-1].time_ns, match.ref, float(measure))
         return None
 
@@ -67,12 +67,14 @@ class ReferenceCorrelation:
             found = self._closed(group, match)
             if found is not None:
                 window, measure = found
-                self.fired[group] = window[-1].time_ns
+                self.fired.setdefault(group, []).append(window[-1].time_ns)
                 said.append(Said(group, window[-1].time_ns, window[-1].ref, float(measure)))
         return said
 
     def _is_armed(self, group: str, time_ns: Nanoseconds) -> bool:
-        return group not in self.fired or abs(time_ns - self.fired[group]) > self.rule.span_ns
+        """A group is silent around each of its last eight firings."""
+        last = self.fired.get(group, [])[-8:]
+        return all(abs(time_ns - fired_ns) > self.rule.span_ns for fired_ns in last)
 
     def _windows(self, matches: Sequence[Match], match: Match) -> Iterator[list[Match]]:
         """Every window that ends at a match and holds the given one, in order."""

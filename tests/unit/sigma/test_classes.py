@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -77,6 +78,34 @@ def test_memory_is_bounded_by_entries_and_by_bytes(monkeypatch: pytest.MonkeyPat
         assert len(looked_up) <= 22
 
 
+def test_memory_is_bounded_by_bytes_when_columns_are_filled_one_after_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(classes, "MAX_COLUMN_VALUES", 100)
+    monkeypatch.setattr(classes, "MAX_GENERATION_BYTES", 50_000)
+    table, budget = ClassTable({}), CacheBudget()
+    columns = [Column(FieldScanner(ATOMS, FinderShelf()).truths, table, budget) for _ in range(10)]
+    for filled in columns:
+        for number in range(101):
+            filled[f"{number} " + "x" * 200]
+        held = sum(sys.getsizeof(text) for made in columns for old in (made, made._old) for text in old if text)
+        assert held <= 2 * 50_000
+
+
+def test_a_reader_that_leaves_makes_no_field_look_as_if_its_values_never_came_again() -> None:
+    looked_up, reading = column(ClassTable({}))
+    other = Reading()
+    looked_up.read_by(other)
+    for number in range(classes._WINDOW):
+        reading.records, other.records = reading.records + 3, other.records + 3
+        looked_up[f"new {number}"]
+    looked_up.left_by(other)
+    for number in range(classes._WINDOW, 2 * classes._WINDOW):
+        reading.records += 3
+        looked_up[f"new {number}"]
+    assert len(looked_up) > classes._WINDOW
+
+
 def test_long_values_are_looked_at_each_time_and_not_remembered() -> None:
     table = ClassTable({})
     looked_up, _ = column(table)
@@ -121,6 +150,15 @@ def test_a_table_that_is_full_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     said.append(table.is_full)
     table.forget()
     assert [*said, table.is_full] == [False, True, False]
+
+
+def test_the_rules_that_classes_lead_to_are_counted_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classes, "MAX_CLASS_MEMBERS", 100)
+    table = ClassTable({1: tuple(range(60))})
+    table.number(frozenset({1}))
+    assert not table.is_full
+    table.number(frozenset({1, 2}))
+    assert table.is_full
 
 
 def test_many_columns_age_together_and_each_remembers_its_last_generation(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,7 +140,7 @@ def test_what_a_flooded_group_forgets_is_never_missed_while_matches_come_in_orde
         assert (found and (found.contributions[-1].time_ns, found.cause)) == (
             expected and (expected.end_ns, expected.cause)
         )
-    held = len(state.snapshot()["groups"][0][3]) if state.group_count else 0
+    held = len(state.snapshot()["groups"][0][-1]) if state.group_count else 0
     assert held <= 2 * 8
 
 

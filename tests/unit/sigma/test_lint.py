@@ -83,6 +83,12 @@ def test_a_document_that_is_not_yaml_is_an_error_with_its_line() -> None:
     assert (finding.check, finding.weight) == ("not-loaded", "error") and finding.line > 1
 
 
+def test_a_rule_is_known_by_its_id_however_that_is_written() -> None:
+    written = SOUND.replace("0a1b2c3d", "0A1B2C3D").replace("condition: selection", "condition: not selection")
+    [finding] = findings(written)
+    assert (finding.check, finding.rule_id) == ("slow-condition", "0a1b2c3d-0000-4000-8000-000000000001")
+
+
 def test_equal_ids_and_titles_are_named_with_the_other_place() -> None:
     twice = findings(SOUND, SOUND)
     assert {finding.check for finding in twice} == {"duplicate-id", "duplicate-title"}

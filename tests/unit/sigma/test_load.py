@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from detect.record import Logsource
-from detect.sigma import load, load_rule_set
+from detect.sigma import literals, load, load_rule_set, translate
 from detect.sigma.load import MAX_SOURCE_CHARACTERS
+from detect.sigma.syntax import Atom
 from tests.unit.sigma.records import loaded, rule_text
 
 GOOD = rule_text("a: {f: x}\ncondition: a", title="Good", extra="id: 5f1f0ad4-6b9f-4f7e-8a55-0b0f4a8f7c01")
@@ -78,6 +81,8 @@ def test_a_rule_carries_its_metadata() -> None:
         ("title: X\n" + "#" * MAX_SOURCE_CHARACTERS, None, "longer than"),
         ("title: X\nlogsource: {product: test}\ndetection: " + "[" * 500_000, 3, "nested more than"),
         ("title: X\nlogsource: {product: test}\ndetection:\n  " + "- " * 400_000 + "x", 4, "nested more than"),
+        ("title: X\nname: 0x" + "f" * 5000 + "\n", 2, "whole number of more than"),
+        ("title: X\nid: 0x" + "f" * 5000 + "\n", 2, "whole number of more than"),
         ("title: X\ndetection: caf\udce9\n", None, "not valid YAML"),
         ("title: X\ndetection: \x00\n", None, "not valid YAML"),
         ("title: X\nlogsource: {product: 5}\ndetection: {a: {f: 1}, condition: a}\n", 2, "must be a text"),
@@ -141,6 +146,29 @@ def test_a_rule_that_asks_for_no_value_is_in_force_and_named() -> None:
     assert len(rules.rules) == 2 and rules.errors == ()
     (warning,) = rules.warnings
     assert (warning.path, "nearly every record" in warning.reason) == ("x.yml", True)
+
+
+def test_placeholders_are_counted_before_their_values_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    def text_atom(field: str | None, modifiers: Sequence[str], text: str) -> Atom:
+        made.append(text)
+        return literals.text_atom(field, modifiers, text)
+
+    monkeypatch.setattr(translate, "text_atom", text_atom)
+    many = "placeholders: {N: [" + ",".join(f"v{number}" for number in range(5000)) + "]}"
+    wanted = ", ".join(f"'%N%l{number}'" for number in range(40))
+    rules = load_rule_set([("n.yml", many), ("x.yml", rule_text(f"a:\n  f|expand: [{wanted}]\ncondition: a"))])
+    (error,) = rules.errors
+    assert error.line == 5 and "more than 20000 values" in error.reason
+    assert len(made) <= 20_000
+
+
+def test_many_faults_of_a_source_are_each_named_with_their_line() -> None:
+    text = rule_text("a: {f: x}\nb:\n  f|nosuch: 1\ncondition: a")
+    rules = load_rule_set([("bad.yml", "---\n".join([text] * 5))])
+    lines = text.count("\n") + 1
+    assert [error.line for error in rules.errors] == [6 + number * lines for number in range(5)]
 
 
 def test_a_rule_set_beyond_the_bound_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:

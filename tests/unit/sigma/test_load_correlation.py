@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from detect.sigma import RuleSet, SigmaCorrelation, load_rule_set
+from detect.sigma.correlation_order import ResolvingOrder, circular
 from detect.sigma.rule import Alternative, Bound
 from tests.unit.sigma.records import rule_text
 
@@ -114,6 +117,10 @@ def test_of_equal_names_the_first_counts_and_the_others_are_named() -> None:
         (COUNT + "{gte: 2.5}", 8, "whole number"),
         (COUNT + "{gte: many}", 8, "needs a number"),
         (COUNT + "{gte: .inf}", 8, "needs a number"),
+        (COUNT + "{gte: " + "9" * 400 + "}", 8, "needs a number"),
+        (SUM + "{gte: " + "9" * 400 + ", field: f}", 8, "needs a number"),
+        (TEMPORAL + "1 of nothere*", 7, "'1 of nothere*' names nothing"),
+        (TEMPORAL + " or ".join(f"r{number}" for number in range(101)), 7, "more than 100 rules"),
         (COUNT + "{gte: 9, lte: 3}", 8, "nothing can meet"),
         (COUNT + "{gte: 3, lt: 4, neq: 3}", 8, "nothing can meet"),
         (COUNT + "{gte: 3, eq: 4, neq: 4}", 8, "nothing can meet"),
@@ -174,6 +181,41 @@ def test_a_circle_of_correlations_is_named_at_each_and_what_hangs_on_it_too() ->
         "y.yml": "refers to itself, through x",
         "z.yml": "refers to correlations that cannot be resolved: x",
     }
+
+
+def test_of_what_hangs_together_only_the_circles_refer_to_themselves() -> None:
+    graph = {"a": ["b"], "b": ["c", "d"], "c": ["a"], "d": ["e"], "e": ["f"], "f": ["e"], "g": ["g"], "h": ["g", "a"]}
+    assert circular(graph) == {"a", "b", "c", "e", "f", "g"}
+
+
+@given(st.lists(st.lists(st.integers(0, 7), max_size=3), min_size=8, max_size=8))
+def test_the_order_is_level_by_level_and_leaves_out_what_never_can_come(edges: list[list[int]]) -> None:
+    graph = {str(place): [str(target) for target in targets] for place, targets in enumerate(edges)}
+    odd = {"3"}
+    levels: list[list[str]] = []
+    resolved: set[str] = set()
+    while level := [
+        key for key in graph if resolved.issuperset(graph[key]) and not any(key in each for each in levels)
+    ]:
+        levels.append(level)
+        resolved.update(key for key in level if key not in odd)
+    order, found = ResolvingOrder(graph), []
+    for key in order:
+        found.append(key)
+        if key in odd:
+            order.put_off(key)
+    assert found == [key for level in levels for key in level]
+    reached = {key: set(graph[key]) for key in graph}
+    for _ in graph:
+        reached = {key: ahead.union(*(graph[other] for other in ahead)) for key, ahead in reached.items()}
+    assert circular(graph) == {key for key, ahead in reached.items() if key in ahead}
+
+
+def test_a_long_chain_of_correlations_is_resolved_at_once() -> None:
+    """Pass by pass it would take a time that grows with the square of its length."""
+    graph = {str(place): [str(place + 1)] for place in range(50_000)} | {"50000": []}
+    assert list(ResolvingOrder(graph))[::-1] == list(graph)
+    assert circular(graph | {"50000": ["0"]}) == graph.keys()
 
 
 def test_a_condition_cannot_come_to_alternatives_without_end() -> None:

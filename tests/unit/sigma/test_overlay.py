@@ -197,6 +197,16 @@ def test_a_rule_that_is_left_out_feeds_the_correlations_that_are_on() -> None:
     assert rules.silent == {rule_id(2), rule_id(10)}
 
 
+def test_a_rule_speaks_again_when_the_correlation_that_silenced_it_is_disabled() -> None:
+    assert rule_id(2) in loaded(Overlay()).silent
+    rules = loaded(overlay_of(rules={rule_id(10): {"enabled": False}}))
+    assert rule_id(2) in speaking(rules)
+    still = loaded(overlay_of(rules={rule_id(11): {"enabled": False}}))
+    assert still.silent == {rule_id(2)}
+    asked = loaded(overlay_of(rules={rule_id(10): {"enabled": False}, rule_id(2): {"silent": True}}))
+    assert rule_id(2) in asked.silent
+
+
 def test_a_filter_and_a_list_come_into_force_with_the_overlay() -> None:
     wanted = rule(5).replace('words: ["Failed 5"]', "words: {User|expand: '%admins%'}")
     packs = PACKS | {"three": [("d.yml", wanted)]}

@@ -97,6 +97,15 @@ tests:
     assert [rule.title for rule in report.untested] == ["Root Login"]
 
 
+def test_a_rule_is_found_however_its_id_is_written() -> None:
+    rule = RULE.replace("0a1b2c3d", "0A1B2C3D") + f"tests: {{positive: ['{LINE}']}}\n"
+    sources = [("rule.yml", rule)]
+    beside = f"rule: '{{0A1B2C3D-0000-4000-8000-000000000002}}'\ntests: {{positive: ['{LINE}']}}\n"
+    report = run_pack_tests(load_rule_set(sources), sources, [("rule.test.yml", beside)], default_normalizer())
+    assert [(outcome.passed, outcome.fault) for outcome in report.outcomes] == [(True, "")] * 2
+    assert report.untested == ()
+
+
 def test_tests_may_stand_beside_a_rule_and_name_it() -> None:
     report = run(
         "", beside=f"rule: root_login\ntests: {{positive: ['{LINE}']}}\n---\nrule: absent\ntests: {{positive: [a]}}\n"

@@ -7,6 +7,7 @@ from pathlib import Path
 import orjson
 import pytest
 
+from detect.sigma.group import held_text
 from detect.snapshot import FORMAT, UnknownSnapshotFormat, pack_snapshot, snapshot_format, unpack_snapshot
 from detect.snapshot_evidence import evidence_columns, in_journal_order, read_columns
 from detect.snapshot_migrations import MIGRATIONS
@@ -66,12 +67,9 @@ def test_evidence_stands_once_in_the_order_of_the_journal() -> None:
     assert len(told.snapshot()) < len(STORED[0].read_bytes()), "format 1 wrote it out in every place"
 
 
-def test_a_captured_state_is_packed_as_it_was_though_the_detector_goes_on() -> None:
-    told = detector()
-    for batch in journal()[:MIDDLE]:
-        told.observe(batch)
-    expected, captured = told.snapshot(), told.capture()
-    for batch in journal()[MIDDLE:]:
-        told.observe(batch)
-    assert captured.pack() == expected != told.snapshot()
-    assert captured.seq == MIDDLE
+def test_a_long_text_of_format_3_is_held_as_one_that_comes_today() -> None:
+    text = "a" * 5000
+    contribution = [5, "1-1", 0, text, [0], []]
+    content = {"sigma": {"correlations": {"c": {"groups": [[[text, "b"], 7, 6, [], [contribution]]]}}}}
+    [row] = MIGRATIONS[3](content)["sigma"]["correlations"]["c"]["groups"]
+    assert row == [[held_text(text), "b"], [7], 0, 6, [], [[5, "1-1", 0, held_text(text), [0], []]]]

@@ -193,8 +193,8 @@ def test_settings_travel_with_the_snapshot(bench: Any) -> None:
         (lambda state: b"", "no detector snapshot"),
         (lambda state: b"something else", "no detector snapshot"),
         (
-            lambda state: state.replace(b"detector\x00\x03", b"detector\x00\x63"),
-            "format 99, this program reads format 3",
+            lambda state: state.replace(b"detector\x00\x04", b"detector\x00\x63"),
+            "format 99, this program reads format 4",
         ),
         (lambda state: state[:-3], "damaged"),
         (lambda state: state[:-1] + bytes([state[-1] ^ 1]), "damaged"),
