@@ -18,7 +18,7 @@ _CLOCK_OFF_MS: Final = 60_000
 
 
 class HealthReport:
-    """Status `failing` when the collector does not run, `degraded` when something else is wrong, else `ok`.
+    """Status `failing` when the collector does not run or the forwarder fails, `degraded` when something else is wrong, else `ok`.
 
     `forwarder_status` is the URL of the forwarder's status on loopback, empty where there is none. Whatever the
     forwarder calls its counters (integers) is passed on; `lag_s` is taken from it.
@@ -63,11 +63,16 @@ class HealthReport:
                 spool = _fetched(self._forwarder_status)
             except (OSError, ValueError) as error:
                 troubles["forwarder"] = f"the forwarder's status cannot be read: {type(error).__name__}"
+        state = spool.get("state")
+        if state in ("degraded", "failing"):
+            troubles["forwarder"] = f"the forwarder is {state}: see its status"
         dead = self._service is not None and not self._service.alive()
         if dead:
             troubles["collector"] = "the collector does not run"
         config = asdict(self._configs.state if self._configs is not None else ConfigState())
-        status = "failing" if dead else "degraded" if troubles or config["state"] == "failed" else "ok"
+        status = (
+            "failing" if dead or state == "failing" else "degraded" if troubles or config["state"] == "failed" else "ok"
+        )
         lag = spool.get("lag_s", 0)
         return {
             "version": self._version,

@@ -148,7 +148,8 @@ class Intake:
         except Undecodable as error:
             raise Refusal(400, "malformed", str(error)) from error
         except Exception as error:
-            logger.exception("a request could not be masked and is not stored")
+            # Neither its text nor a traceback: both can hold what was to be masked.
+            logger.error("a request could not be masked and is not stored: %s", type(error).__name__)
             self._meter.trouble("masking", "failing", "a request could not be masked: see the log")
             raise Refusal(503, "unmasked", "the request could not be masked: retry later", _FULL_RETRY_S) from error
         self._meter.well("masking")
