@@ -18,7 +18,8 @@ _CLOCK_OFF_MS: Final = 60_000
 
 
 class HealthReport:
-    """Status `failing` when the collector does not run or the forwarder fails, `degraded` when something else is wrong, else `ok`.
+    """Status `failing` when the collector does not run or the forwarder fails, `degraded` when something else is wrong,
+    else `ok`.
 
     `forwarder_status` is the URL of the forwarder's status on loopback, empty where there is none. Whatever the
     forwarder calls its counters (integers) is passed on; `lag_s` is taken from it.
