@@ -45,6 +45,8 @@ COMMANDS: Final[dict[str, str]] = {
     "cert": "cluster.cli_cert:cert_app",
     "agent": "cluster.cli_agent:agent_app",
     "job": "cluster.cli_job:job_app",
+    "masking": "cluster.cli_masking:masking_app",
+    "reveal": "cluster.cli_masking:reveal",
 }
 """Where each command is. Its module is imported when it is called: no command waits for what another one needs."""
 

@@ -20,12 +20,14 @@ key_app = typer.Typer(no_args_is_help=True, help="API keys of a tenant.")
 
 
 class Scope(StrEnum):
-    """What a key may do: ingest sends logs, read looks, write changes, operate tells agents what to do."""
+    """What a key may do: ingest sends logs, read looks, write changes, operate tells agents what to do, reveal asks
+    what masked names stand for."""
 
     ingest = "ingest"
     read = "read"
     write = "write"
     operate = "operate"
+    reveal = "reveal"
 
 
 @tenant_app.command("create")

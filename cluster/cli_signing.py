@@ -82,7 +82,10 @@ def signing_key_new_master(data_dir: DataDir = None) -> None:
     directory.create()
     number = add_master(directory.path / "signing")
     console = render.terminal()
-    console.print(f"Made master key {number}. Rotate every agent's signing key, then remove the older masters' files.")
+    console.print(
+        f"Made master key {number}. Rotate every agent's signing key, then remove the older masters' files, "
+        "but none that a tenant masks by: see trustsoc masking show."
+    )
 
 
 def _make(

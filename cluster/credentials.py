@@ -12,6 +12,7 @@ from cluster.variables import ADMIN_KEY_VARIABLE, TENANT_KEY_VARIABLE, URL_VARIA
 
 DEFAULT_TENANT = "default"
 ALL_SCOPES = ("ingest", "read", "write", "operate")
+"""What the command line's own key may do: all but reveal, which needs a key that somebody made for it."""
 
 _OWN_LABEL = "trustsoc command line"
 

@@ -224,14 +224,15 @@ class TenantModel(Model):
 
 
 class NewKey(Model):
-    """`scopes`: ingest sends logs, read looks, write changes, operate tells agents what to do."""
+    """`scopes`: ingest sends logs, read looks, write changes, operate tells agents what to do, reveal asks what masked
+    names stand for."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"label": "web-1", "scopes": ["ingest"]}]}
     )
 
     label: str = Field(min_length=1, max_length=100)
-    scopes: list[Literal["ingest", "read", "write", "operate"]] = Field(min_length=1)
+    scopes: list[Literal["ingest", "read", "write", "operate", "reveal"]] = Field(min_length=1)
 
 
 class KeyModel(Model):

@@ -80,13 +80,19 @@ class SigningKeyring:
 
     def secret_of(self, tenant: TenantId, row: SigningKeyRow) -> str:
         """The secret text of a key; raises WireError 503 while its master is missing."""
-        masters = self._masters
         try:
-            if masters is None or row.master not in masters.keys:
-                masters = self._masters = load_masters(self._folder)
-            return masters.secret_text(row.master, tenant, row.key_id)
+            return self.masters(row.master).secret_text(row.master, tenant, row.key_id)
         except MasterKeyError as error:
             raise _unusable(error) from error
+
+    def masters(self, master: int) -> SigningMasters:
+        """The master keys, read anew when that one is not among those known: it may be missing still.
+
+        Raises MasterKeyError when the folder cannot be used.
+        """
+        if self._masters is None or master not in self._masters.keys:
+            self._masters = load_masters(self._folder)
+        return self._masters
 
     def newest_master(self) -> int:
         """The number of the master that a new key derives from, read from the folder now; raises WireError 503."""

@@ -31,7 +31,7 @@ from store.postgres import (
 from store.queries import sql
 from store.values import json_text, text
 
-Scope = Literal["ingest", "read", "write", "operate"]
+Scope = Literal["ingest", "read", "write", "operate", "reveal"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 
 _KEY = re.compile(r"ts([ka])_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")

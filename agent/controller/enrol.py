@@ -66,6 +66,7 @@ def enrol(folder: IdentityFolder, *, control: str, token: str, agent: str, autho
         if not 1 <= len(job_keys) <= 2:
             raise ValueError("there must be one or two job keys")
         signing_key = SigningKey(str(answer["signing_key"]["key_id"]), str(answer["signing_key"]["secret"]))
+        masking_key = _masking_key(answer.get("masking_key"))
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise EnrolmentError(f"the server's answer cannot be used: {error}") from error
     folder.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -73,7 +74,14 @@ def enrol(folder: IdentityFolder, *, control: str, token: str, agent: str, autho
     folder.add_pair(_FIRST_PAIR, key, chain)
     folder.use_pair(_FIRST_PAIR)
     # identity.json comes last: a folder that has it is whole.
-    folder.write(identity, signing_key=signing_key, result_key=result_key, job_keys=job_keys, authority=trusted)
+    folder.write(
+        identity,
+        signing_key=signing_key,
+        result_key=result_key,
+        job_keys=job_keys,
+        authority=trusted,
+        masking_key=masking_key,
+    )
     return identity.tenant_name
 
 
@@ -88,6 +96,19 @@ def _identity(answer: dict[str, Any], agent: str) -> AgentIdentity:
         control=str(answer["endpoints"]["control"]),
         poll_s=max(1, min(300, int(answer["poll_s"]))),
     )
+
+
+def _masking_key(text: object) -> str | None:
+    """The key that a tenant which masks gives its agents; raises ValueError for what is none."""
+    if text is None:
+        return None
+    # With it comes all that masks; most agents need none of that.
+    from agent.masking.key import MaskingKey, MaskingKeyError
+
+    try:
+        return MaskingKey.parse(str(text)).text
+    except MaskingKeyError as error:
+        raise ValueError(str(error)) from error
 
 
 def _asked(control: str, body: dict[str, Any], authority: Path) -> dict[str, Any]:

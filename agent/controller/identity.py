@@ -1,7 +1,8 @@
 """Who this agent is, in files of its folder: names, addresses, signing key, result key, pinned job keys, certificates.
 
 `identity.json`, `signing_key.json`, `result.key`, `job_keys.json`; `tls/authority.pem` and `tls/current`, a link to the
-folder with the `key.pem` and `certificate.pem` that are in use. All of it is this user's alone.
+folder with the `key.pem` and `certificate.pem` that are in use; `masking.key` where the tenant masks. All of it is this
+user's alone.
 """
 
 from __future__ import annotations
@@ -55,6 +56,11 @@ class IdentityFolder:
         return self.folder / "tls" / "authority.pem"
 
     @property
+    def masking_key(self) -> Path:
+        """The tenant's masking key, as agent.masking.read_key reads it; missing where the tenant does not mask."""
+        return self.folder / "masking.key"
+
+    @property
     def current(self) -> Path:
         """The link to the folder of the pair in use."""
         return self.folder / "tls" / "current"
@@ -71,13 +77,21 @@ class IdentityFolder:
         result_key: Ed25519PrivateKey,
         job_keys: Mapping[str, bytes],
         authority: bytes,
+        masking_key: str | None = None,
     ) -> None:
-        """Keeps a new identity, without its certificate (`add_pair` and `use_pair`). `job_keys` are raw."""
+        """Keeps a new identity, without its certificate (`add_pair` and `use_pair`). `job_keys` are raw.
+
+        Without a masking key one of an identity before is taken away: its tokens would compare with nobody's.
+        """
         private_folder(self.folder)
         private_folder(self.folder / "tls")
         secret = result_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         write_whole(self.folder / "result.key", secret)
         write_whole(self.authority, authority)
+        if masking_key is None:
+            self.masking_key.unlink(missing_ok=True)
+        else:
+            write_whole(self.masking_key, f"{masking_key}\n".encode("ascii"))
         self._write("signing_key.json", {"key_id": signing_key.key_id, "secret": signing_key.secret})
         self._write_job_keys(0, job_keys)
         names = {"tenant": str(identity.tenant), "tenant_name": identity.tenant_name, "agent": identity.agent}

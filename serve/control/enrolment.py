@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from serve.control.certificate_signer import CertificateSigner, IssuedCertificate, read_request
 from serve.control.job_keys import HeldJobKeys
 from serve.errors import WireError
+from serve.masking.services import key_for_agent
 from serve.peer import PeerIdentity
 from serve.signing_keyring import SigningKeyring
 from store.agents import CertificateRow, record_certificate
@@ -75,6 +76,7 @@ class EnrolmentDesk:
             tenant, token_id = await tenant_of_token(self._app_pool, wanted.token)
             async with tenant_transaction(self._app_pool, tenant) as tx:
                 agent = await enrol_agent(tx, token_id, said, master=master)
+                masking = await key_for_agent(tx, self._keyring, agent.agent)
                 name = (await own_tenant(tx)).name
                 issued = self._signer.sign(public, name, PeerIdentity(tenant, agent.agent), datetime.now(UTC))
                 await record_certificate(tx, agent.agent, certificate_row(issued), actor=agent.enrolled_by)
@@ -86,7 +88,8 @@ class EnrolmentDesk:
             raise WireError(401, f"{error}: ask your administrator for a new one", reason="token_refused") from error
         except AgentNameTaken as error:
             raise WireError(409, str(error), reason="name_taken") from error
-        return {
+        answer: dict[str, Any] = {} if masking is None else {"masking_key": masking}
+        return answer | {
             "tenant": str(tenant),
             "tenant_name": name,
             "agent": agent.agent,

@@ -21,6 +21,8 @@ from serve.control.health_book import open_health_book
 from serve.control.job_hints import JobHints
 from serve.control.job_keys import HeldJobKeys, ensure_job_key
 from serve.control.job_services import JobServices
+from serve.control.opamp import OpampDoor, Throttle, opamp_routes
+from serve.control.opamp_services import OpampServices
 from serve.control.operator_services import AgentAdministration
 from serve.control.routes_agent_api import agent_api_routes
 from serve.control.routes_operators import (
@@ -30,6 +32,8 @@ from serve.control.routes_operators import (
     job_routes,
     rollout_routes,
 )
+from serve.masking.routes import masking_setting_routes, reveal_routes
+from serve.masking.services import MaskingServices
 from serve.settings import Settings
 from serve.signing_keyring import SigningKeyring
 from serve.signing_services import envelope_check, signing_keyring
@@ -86,6 +90,7 @@ async def open_control(settings: Settings, parts: ControlParts) -> AsyncIterator
         parts.authenticator, parts.app_pool, parts.writer_pool, parts.keyring, signer, hints
     )
     jobs = JobServices(parts.authenticator, parts.app_pool)
+    masking = MaskingServices(parts.authenticator, parts.app_pool, parts.writer_pool, parts.keyring)
     sweep = ControlSweep(parts.app_pool, parts.writer_pool, settings.collected_file_days)
 
     def heard(tenant: TenantId, agent: str) -> None:
@@ -103,6 +108,7 @@ async def open_control(settings: Settings, parts: ControlParts) -> AsyncIterator
         listening(settings.app_dsn.get_secret_value(), heard, missed),
     ):
         services = AgentServices(parts.app_pool, job_keys, signer, hints, health)
+        opamp = OpampDoor(parts.authenticator, OpampServices(parts.app_pool), Throttle(time.monotonic))
         routers = (
             agent_api_routes(door, services, desk, settings.data_dir / "agent-packages"),
             agent_routes(administration),
@@ -110,5 +116,8 @@ async def open_control(settings: Settings, parts: ControlParts) -> AsyncIterator
             job_routes(jobs),
             rollout_routes(jobs),
             approval_routes(administration),
+            masking_setting_routes(masking),
+            reveal_routes(masking),
+            opamp_routes(opamp),
         )
         yield Control(routers, tuple(sweep.chores()), hints)

@@ -84,13 +84,14 @@ async def _granted(superuser: asyncpg.Connection, role: str) -> tuple[set[tuple[
 AGENT_UPDATES = {
     "agent_tokens": "spent_at spent_by revoked_at",
     "agents": "state labels result_key signing_key version platform enrolled_by enrolled_at revoked_by revoked_at "
-    "last_seen status health",
+    "last_seen status health masking_master",
     "agent_certificates": "revoked_at",
     "rollouts": "state wave failures detail approved_by changed_at",
     "jobs": "state held approved_by approved_at issued_at not_before expires_at attempt lease lease_until key_id "
     "envelope signature reason detail result result_signature started_at ended_at",
     "job_outputs": "data truncated",
     "job_files": "received complete",
+    "tenant_masking": "enabled master changed_by changed_at",
 }
 
 
@@ -154,6 +155,7 @@ async def test_the_app_has_what_is_listed_and_nothing_else(database: Database) -
     for table in ("agent_tokens", "agents", "agent_certificates", "agent_policies", "rollouts", "jobs", "job_outputs"):
         expected |= _rights(table, "SI")
     expected |= _rights("job_files", "SID") | _rights("job_file_chunks", "SI")
+    expected |= _rights("masking_keys", "SI") | _rights("tenant_masking", "SI")
     assert whole == expected | _rights("advisory_queue", "SIUD")
     assert columns == (
         {("tenants", "settings", "UPDATE")}

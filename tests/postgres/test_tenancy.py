@@ -16,6 +16,7 @@ from store.detections import Snapshot, write_output
 from store.holds import place_hold
 from store.journal import JournalEntry, JournalWriter
 from store.ledger import Rejections, StatementRow, add_rejections, write_statement
+from store.masking import set_masking
 from store.nonces import Nonce, NonceStore
 from store.postgres import system_transaction, tenant_transaction
 from store.rule_choices import read_choice
@@ -34,7 +35,7 @@ TENANT_TABLES = (
     "ingest_ledger", "ingest_rejections", "ledger_statements", "signing_keys", "signing_nonces",
     "tenant_pins", "legal_holds", "journal_pruned", "tenant_rules",
     "agent_tokens", "agents", "agent_certificates", "agent_policies", "rollouts", "jobs", "job_outputs", "job_files",
-    "job_file_chunks",
+    "job_file_chunks", "masking_keys", "tenant_masking",
 )  # fmt: skip
 
 # A generated column cannot be given a value, so it cannot be planted either.
@@ -53,6 +54,7 @@ async def fill(database: Database) -> TenantId:
         await place_hold(tx, "a case", None, None, actor="test")
         await read_choice(tx)
         await fill_agents(tx)
+        await set_masking(tx, enabled=True, newest=1, actor="test")
     superuser = await database.superuser()
     await superuser.execute(
         "INSERT INTO journal_pruned (tenant_id, before_seq, batches, records) VALUES ($1, 1, 0, 0)", tenant

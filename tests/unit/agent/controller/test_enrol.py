@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from agent.controller.control_client import ControlClient, TlsFiles
 from agent.controller.enrol import EnrolmentError, enrol
 from agent.controller.identity import IdentityError, IdentityFolder
+from agent.masking import MaskingKey, read_key
 from tests.unit.agent.controller.control_server import AGENT, TENANT, Authority, ControlServer, raw
 
 
@@ -88,3 +89,42 @@ def test_an_answer_that_does_not_fit_leaves_no_identity(
         enrolled(server, tmp_path / "agent", authority)
     with pytest.raises(IdentityError):
         IdentityFolder(tmp_path / "agent").read()
+
+
+KEY = MaskingKey(bytes(range(32)), 3)
+
+
+def answering(server: ControlServer, change: dict[str, Any]) -> None:
+    """The server's answer to an enrolment with something else in it."""
+    server.hook = lambda path, body: (201, server._enrolled(body)[1] | change) if path == "/agent/enroll" else None
+
+
+def test_the_key_of_a_tenant_that_masks_is_kept_where_the_forwarder_reads_it(
+    server: ControlServer, tmp_path: Path, authority: Path
+) -> None:
+    answering(server, {"masking_key": KEY.text})
+    identity = enrolled(server, tmp_path / "agent", authority)
+    assert identity.masking_key == tmp_path / "agent" / "masking.key"
+    assert stat.S_IMODE(identity.masking_key.stat().st_mode) == 0o600
+    assert read_key(identity.masking_key) == KEY
+
+
+def test_a_new_identity_keeps_no_masking_key_of_the_one_before(
+    server: ControlServer, tmp_path: Path, authority: Path
+) -> None:
+    answering(server, {"masking_key": KEY.text})
+    identity = enrolled(server, tmp_path / "agent", authority)
+    (tmp_path / "agent" / "identity.json").unlink()
+    answering(server, {"masking_key": None})
+    enrolled(server, tmp_path / "agent", authority)
+    assert not identity.masking_key.exists()
+
+
+@pytest.mark.parametrize("text", ["", "tsm_1_short", KEY.text + "x", 5, {"key": "x"}])
+def test_a_masking_key_that_is_none_leaves_no_identity(
+    server: ControlServer, tmp_path: Path, authority: Path, text: Any
+) -> None:
+    answering(server, {"masking_key": text})
+    with pytest.raises(EnrolmentError, match="masking key"):
+        enrolled(server, tmp_path / "agent", authority)
+    assert not (tmp_path / "agent").exists()

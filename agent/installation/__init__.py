@@ -1,0 +1,1 @@
+"""An agent on its host: where its files are, enrolling it, running its programs, looking at it, removing it."""
