@@ -17,6 +17,7 @@ import msgspec
 from detect.record import Nanoseconds
 from hunt.blocks import Block, LiveStream, Readable, Resumed, line_blocks, line_ranges, read_whole
 from hunt.compressed import DAMAGE, MAGIC_LENGTH, UTF16_MARKS, as_utf8, decompressed, is_compressed
+from hunt.live_input import LiveInput
 from hunt.log_format import HEAD_BYTES, LogFormat, format_of, tells_format
 from hunt.plain_text import printable_name
 from hunt.records import DOCUMENT_TOO_LONG, EVENT_LOG_TOO_LONG, MAX_DOCUMENT_BYTES
@@ -241,6 +242,10 @@ def _document(unit: Callable[[Block, int, str], Unit], content: Readable, log_fo
 def _opened(file: InputFile, stack: ExitStack) -> io.BufferedReader:
     if file.path == STANDARD_INPUT:
         return _standard_input()
+    if file.live:
+        number = os.open(file.place, os.O_RDONLY)
+        stack.callback(os.close, number)
+        return io.BufferedReader(LiveInput(number))
     return stack.enter_context(Path(os.fsdecode(file.place)).open("rb"))
 
 
@@ -251,4 +256,4 @@ def _standard_input() -> io.BufferedReader:
         number = stream.fileno()
     except (OSError, AttributeError):
         return io.BufferedReader(cast("io.RawIOBase", stream))
-    return io.BufferedReader(io.FileIO(number, closefd=False))
+    return io.BufferedReader(LiveInput(number))
