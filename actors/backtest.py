@@ -19,11 +19,12 @@ from actors.replay import Line, ReplayFork, ReplayRefused, ReplayRequest, alone,
 from actors.replay_difference import Replayed
 from actors.rule_cache import RuleCache
 from actors.rule_check import changed_rules
+from actors.rule_masking import RecordMasks, masked_sources
 from actors.rules import RuleLibrary
 from detect.batch import Batch
 from detect.event import DetectionEvent
 from detect.record import TenantId
-from detect.sigma import RuleError, load_rule_set, pack_bytes, unpack
+from detect.sigma import RuleError, RuleSet, load_rule_set, pack_bytes, unpack
 from detect.sigma.overlay import TRIAL_PREFIX, trial_sources
 from store.postgres import Pool
 from store.queries import sql
@@ -46,7 +47,7 @@ _SEQ, _RULE = EVENT_COLUMNS.index("seq"), EVENT_COLUMNS.index("rule_id")
 @dataclass(frozen=True, slots=True)
 class BacktestRequest:
     """Which rules, (name, text) of files, on what was received in [since, until) (None: until now); `rule_cache` as of
-    ShardPlan."""
+    ShardPlan. `masks` says how the tenant's records are masked now (None: not at all)."""
 
     tenant: UUID
     rules: tuple[tuple[str, str], ...]
@@ -56,6 +57,7 @@ class BacktestRequest:
     rows: int = 64
     bytes: int = 8 * 2**20
     rule_cache: str = ""
+    masks: RecordMasks | None = None
 
 
 async def backtest(pool: Pool, request: BacktestRequest) -> AsyncGenerator[Line, None]:
@@ -143,9 +145,13 @@ class _Backtest:
         if pack is None:
             return None
         self._fetched.append(digest)
-        return await asyncio.to_thread(
-            lambda: pack_bytes(trial_sources(unpack(pack), self._request.rules, self._given))
-        )
+        before = await self._before.load(digest)
+        return await asyncio.to_thread(self._with_given, pack, None if before is None else before.rules)
+
+    def _with_given(self, pack: bytes, before: RuleSet | None) -> bytes:
+        sources = trial_sources(unpack(pack), self._request.rules, self._given)
+        masks = self._request.masks
+        return pack_bytes(sources if masks is None or before is None else masked_sources(sources, masks, before))
 
     async def _load(self, batch: Batch) -> None:
         await self._after.load_for(batch)

@@ -34,6 +34,8 @@ CounterName = Literal[
     "janitor_failures",
     "searches_refused",
     "ledger_statements",
+    "agent_requests",
+    "job_results",
 ]
 HistogramName = Literal["ingest_seconds"]
 GaugeName = Literal[
@@ -66,6 +68,9 @@ GaugeName = Literal[
     "ledger_excess_records",
     "rule_hits",
     "rule_cost_seconds",
+    "agent_polls_waiting",
+    "agents",
+    "jobs_open",
 ]
 DETECTOR_GAUGES: tuple[GaugeName, ...] = tuple(name for name in get_args(GaugeName) if name.startswith("detector_"))
 MetricName = CounterName | HistogramName | GaugeName
@@ -138,6 +143,23 @@ METRICS: dict[str, MetricSpec] = {
     "ledger_gaps": MetricSpec("gauge", "runs", "Runs whose sender's books and the journal do not balance."),
     "ledger_missing_records": MetricSpec("gauge", "records", "Records that senders had and the journal has not."),
     "ledger_excess_records": MetricSpec("gauge", "records", "Records that the journal has and no sender knows of."),
+    "agent_requests": MetricSpec(
+        "counter", "requests", "Requests of agents answered, by route and HTTP status.", ("path", "status")
+    ),
+    "agent_polls_waiting": MetricSpec("gauge", "requests", "Agents' requests that wait for a job on this replica."),
+    "agents": MetricSpec(
+        "gauge",
+        "agents",
+        "Active agents of all tenants, by their own word or `silent` (for 2 minutes).",
+        ("status",),
+    ),
+    "jobs_open": MetricSpec("gauge", "jobs", "Jobs of all tenants that are not over, by state.", ("state",)),
+    "job_results": MetricSpec(
+        "counter",
+        "results",
+        "Results that agents sent, by the job's state after it; repeats count too.",
+        ("state",),
+    ),
     "janitor_rows": MetricSpec("counter", "rows", "Rows and partitions made or deleted by a chore.", ("chore",)),
     "janitor_failures": MetricSpec("counter", "runs", "Runs of a chore that failed or were put off.", ("chore",)),
     "rule_hits": MetricSpec(

@@ -10,16 +10,19 @@ import zlib
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Final, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 import msgspec
 
 from detect.sigma.archive import is_test_file, unpack_archive
 from detect.sigma.load import load_rule_set
-from detect.sigma.overlay import FILTERS_PREFIX, OVERLAY_PREFIX, take_changes
+from detect.sigma.overlay import FILTERS_PREFIX, OVERLAY_PREFIX, RuleChanges, take_changes
 from detect.sigma.pack import BadPack, pack_bytes, source_digest, unpack
 from detect.sigma.rule import RuleError, RuleHeader, RuleSet, SigmaCorrelation, SigmaRule
 from detect.sigma.yaml_text import BadYaml, yaml_documents
+
+if TYPE_CHECKING:
+    from actors.rule_masking import MaskedSet, RecordMasks
 
 SHOWN: Final = 5
 MAX_CATALOG_BYTES: Final = 256 << 20
@@ -36,10 +39,14 @@ class CheckEnded(RuntimeError):
 
 
 class RuleChecks(Protocol):
-    """The two checks, wherever they run. Raises CheckEnded besides what they raise."""
+    """The checks, wherever they run. Raises CheckEnded besides what they raise."""
 
     async def rule_set(self, pack: bytes) -> RuleCatalog:
         """What check_set says."""
+        ...
+
+    async def masked(self, pack: bytes, masks: RecordMasks) -> MaskedSet:
+        """What masked_set of actors/rule_masking.py says."""
         ...
 
     async def upload(self, data: bytes, pin: str | None) -> PackCheck:
@@ -123,7 +130,11 @@ def check_set(pack: bytes) -> RuleCatalog:
     """The catalogue of a tenant's rule set, rules that are off included. Raises BadPack."""
     sources = unpack(pack)
     changes, others, faults = take_changes(sources)
-    full = load_rule_set(others)
+    return catalog_of(source_digest(sources), changes, load_rule_set(others), faults)
+
+
+def catalog_of(digest: str, changes: RuleChanges, full: RuleSet, faults: Sequence[RuleError]) -> RuleCatalog:
+    """The catalogue of what loads of a rule set (`full`) under an overlay's changes, in which `faults` were found."""
     effective = changes.applied(full)
     errors = (*_strangers(full), *map(_problem, (*faults, *effective.errors)))
     by_id = {rule.id: rule for rule in (*full.rules, *full.correlations)}
@@ -134,7 +145,7 @@ def check_set(pack: bytes) -> RuleCatalog:
         for rule in by_id.values()
     )
     return RuleCatalog(
-        source_digest(sources),
+        digest,
         tuple(sorted(entries, key=lambda entry: entry.id)),
         errors,
         tuple(map(_problem, effective.warnings)),
@@ -237,5 +248,5 @@ def _shown(problems: Sequence[Problem]) -> str:
 
 __all__ = [
     "BadPack", "CheckEnded", "PackCheck", "Problem", "RuleCatalog", "RuleChecks", "RuleEntry", "RulesRefused",
-    "changed_rules", "check_set", "check_upload", "pack_catalog", "unpack_catalog",
+    "catalog_of", "changed_rules", "check_set", "check_upload", "pack_catalog", "unpack_catalog",
 ]  # fmt: skip

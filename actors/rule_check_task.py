@@ -12,6 +12,7 @@ import ray
 from ray.exceptions import RayError
 
 from actors.rule_check import CheckEnded, PackCheck, RuleCatalog, RulesRefused, check_set, check_upload
+from actors.rule_masking import MaskedSet, RecordMasks, masked_set
 from detect.sigma.pack import BadPack, unpacks_to_at_most
 
 _NICENESS = 10
@@ -25,6 +26,11 @@ class TaskChecks:
         """What check_set says."""
         catalog: RuleCatalog = await _checked(check_set, pack)
         return catalog
+
+    async def masked(self, pack: bytes, masks: RecordMasks) -> MaskedSet:
+        """What masked_set says. The keys go to a process of this installation, as the database's passwords do."""
+        found: MaskedSet = await _checked(masked_set, pack, masks)
+        return found
 
     async def upload(self, data: bytes, pin: str | None) -> PackCheck:
         """What check_upload says."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -18,6 +18,7 @@ import structlog
 from actors.control import append_rule_revision
 from actors.janitor import Chore
 from actors.rule_check import PackCheck, RuleCatalog, RuleChecks, RulesRefused, pack_catalog
+from actors.rule_masking import RecordMasks, policy_name
 from detect.record import TenantId
 from detect.sigma.overlay import (
     Overlay,
@@ -59,7 +60,14 @@ _EVERY_S = 30.0
 _REMEMBERED = 64
 
 
-_Meaning = tuple[tuple[PackChoice, ...], bytes]
+_Meaning = tuple[tuple[PackChoice, ...], bytes, tuple[str, ...]]
+MasksOf = Callable[[TenantTransaction], Awaitable[RecordMasks | None]]
+"""How the records of the transaction's tenant are masked; None: nobody masks. What it raises, whoever asks hears."""
+
+
+async def not_masked(_: TenantTransaction) -> RecordMasks | None:
+    """What says that nobody masks."""
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +91,14 @@ class RuleEnforcer:
         journal: JournalWriter,
         checks: RuleChecks,
         hint: Callable[[TenantId], None] = lambda _: None,
+        masks_of: MasksOf = not_masked,
     ) -> None:
         self._app_pool = app_pool
         self._writer_pool = writer_pool
         self._journal = journal
         self._checks = checks
         self._hint = hint
+        self._masks_of = masks_of
         # Most tenants choose alike: which rule set a choice comes to is computed once.
         self._known: OrderedDict[_Meaning, str] = OrderedDict()
 
@@ -121,16 +131,24 @@ class RuleEnforcer:
             return await install_pack(tx, new, actor=actor)
 
     async def plan(self, tenant: TenantId, packs: Sequence[PackChoice], overlay: Overlay, now: datetime) -> PlannedSet:
-        """What packs and overlay come to. Raises PackNotFound, RulesRefused, CheckEnded, StorageUnavailable."""
+        """What packs and overlay come to, for records as the tenant's agents mask them. Raises PackNotFound,
+        RulesRefused, CheckEnded, StorageUnavailable."""
+        async with tenant_transaction(self._app_pool, tenant) as tx:
+            masks = await self._masks_of(tx)
         try:
-            new, pack, key = await self._made(packs, overlay, now)
+            new, pack, key = await self._made(packs, overlay, masks, now)
         except BadPack as error:
             raise RulesRefused(str(error)) from error
-        async with tenant_transaction(self._app_pool, tenant) as tx:
-            checked = await has_catalog(tx, new.digest)
-        if checked:
-            return PlannedSet(new, pack, None, key)
         try:
+            if masks is not None and pack is not None:
+                pack, catalog = await self._checks.masked(pack, masks)
+                new = replace(new, digest=catalog.digest)
+                catalog.refuse_unusable()
+                return PlannedSet(new, pack, catalog, key)
+            async with tenant_transaction(self._app_pool, tenant) as tx:
+                checked = await has_catalog(tx, new.digest)
+            if checked:
+                return PlannedSet(new, pack, None, key)
             catalog = await self._checks.rule_set(pack if pack is not None else await self._stored(new.digest))
             catalog.refuse_unusable()
         except (BadPack, RulesRefused) as error:  # several packs together may be too large for one
@@ -186,7 +204,7 @@ class RuleEnforcer:
     async def enforce_due(self, now: datetime) -> int:
         """Does what is due: newer packs, expired entries, changes left half done. Returns for how many tenants."""
         async with system_transaction(self._writer_pool) as tx:
-            due = await choices_due(tx, now)
+            due = await choices_due(tx, now, policy_name())
         for tenant in due:
             try:
                 await self.enforce(tenant, now)
@@ -206,19 +224,20 @@ class RuleEnforcer:
         return Chore("rules_due", _EVERY_S, self.enforce_due)
 
     async def _made(
-        self, packs: Sequence[PackChoice], overlay: Overlay, now: datetime
+        self, packs: Sequence[PackChoice], overlay: Overlay, masks: RecordMasks | None, now: datetime
     ) -> tuple[NewSet, bytes | None, _Meaning]:
+        """The rule set by what is known of it, or its pack, whose literals are as the rules write them."""
         async with system_transaction(self._writer_pool) as tx:
             found = [PackChoice(pack.name, await resolve_pack(tx, pack.name, pack.digest)) for pack in packs]
             used = tuple(sorted(found, key=lambda pack: pack.name))
-            key = (used, overlay_json(in_force(overlay, now)))
+            key = (used, overlay_json(in_force(overlay, now)), () if masks is None else masks.meaning)
             known = self._known.get(key)
             blobs = {} if known is not None else {pack.name: await _pack_of(tx, pack) for pack in used}
-        expiry = next_expiry(overlay, now)
+        expiry, masked = next_expiry(overlay, now), None if masks is None else masks.state
         if known is not None:
-            return NewSet(known, used, expiry), None, key
+            return NewSet(known, used, expiry, masked), None, key
         digest, made = await asyncio.to_thread(_merged, blobs, overlay, now)
-        return NewSet(digest, used, expiry), made, key
+        return NewSet(digest, used, expiry, masked), made, key
 
     async def _stored(self, digest: str) -> bytes:
         async with system_transaction(self._writer_pool) as tx:

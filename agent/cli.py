@@ -54,6 +54,13 @@ def _parser() -> argparse.ArgumentParser:
     doctor = add("doctor", _doctor, "What is wrong here, and what mends it.")
     doctor.add_argument("--offline", action="store_true", help="leave the network out")
     doctor.add_argument("--json", action="store_true", help="as JSON")
+    poison = add("poison", _poison, "List, send anew or drop the batches that the server refused for ever.")
+    poison.add_argument("action", choices=["list", "resend", "drop"])
+    poison.add_argument("batches", nargs="*", metavar="BATCH", help="names, as `list` shows them")
+    poison.add_argument("--all", action="store_true", help="all that lie there")
+    poison.add_argument("--json", action="store_true", help="the list as JSON")
+    key = add("signing-key", _signing_key, "Put a new signing key in place.")
+    key.add_argument("--secret-file", default="", metavar="FILE", help="holds the secret; -: standard input")
     remove = add("uninstall", _uninstall, "Remove identity, keys, memory and spool from this host.")
     remove.add_argument("--yes", action="store_true", help="do not ask")
     remove.add_argument("--settings-too", action="store_true", help="remove the owner's settings as well")
@@ -78,7 +85,7 @@ def _enrol_options(parser: argparse.ArgumentParser) -> None:
 def _enroll(given: argparse.Namespace, places: Places) -> int:
     from agent.installation.enrolment import Enrolling, enrol_host, read_token
     from agent.installation.places import InstallationError
-    from agent.installation.settings_files import Choices
+    from agent.installation.settings_files import Choices, program_of
 
     labels = {}
     for text in given.label:
@@ -86,10 +93,9 @@ def _enroll(given: argparse.Namespace, places: Places) -> int:
         if not separator or not name:
             raise InstallationError(f"--label {text}: it must be NAME=VALUE")
         labels[name] = value
-    choices = Choices(given.port, tuple(given.tail), given.collector, labels)
-    wanted = Enrolling(
-        given.server, given.authority, read_token(given.token_file), given.name or _host(), given.user, choices
-    )
+    choices = Choices(given.port, tuple(given.tail), program_of(given.collector), labels)
+    name = given.name or _host()
+    wanted = Enrolling(given.server, given.authority, read_token(given.token_file), name, given.user, choices)
     done = enrol_host(places, wanted)
     print(f"Enrolled {done.identity.agent} for {done.identity.tenant_name}. Its keys are in {places.state}.")
     for path in done.made:
@@ -103,7 +109,12 @@ def _enroll(given: argparse.Namespace, places: Places) -> int:
 def _host() -> str:
     import socket
 
-    return socket.gethostname().partition(".")[0]
+    return host_name(socket.gethostname())
+
+
+def host_name(full: str) -> str:
+    """What an agent is called on a host of that name: without the domain, in small letters as all agents' names are."""
+    return full.partition(".")[0].lower()
 
 
 def _run(_: argparse.Namespace, places: Places) -> int:
@@ -138,6 +149,25 @@ def _doctor(given: argparse.Namespace, places: Places) -> int:
         for finding in findings:
             print(f"{finding.severity:<8} {finding.name:<12} {finding.detail}")
     return 1 if any(finding.severity == "error" for finding in findings) else 0
+
+
+def _signing_key(given: argparse.Namespace, places: Places) -> int:
+    from agent.installation.enrolment import read_secret
+    from agent.installation.signing_key import use_signing_key
+
+    key_id, troubles = use_signing_key(places, read_secret(given.secret_file))
+    print(f"The signing key {key_id} is in place.")
+    for trouble in troubles:
+        print(f"the forwarder was not told: {trouble}: systemctl reload trustsoc-agent", file=sys.stderr)
+    return 1 if troubles else 0
+
+
+def _poison(given: argparse.Namespace, places: Places) -> int:
+    from agent.installation.poison import drop, resend, show
+
+    if given.action == "list":
+        return show(places, as_json=given.json)
+    return (resend if given.action == "resend" else drop)(places, given.batches, everything=given.all)
 
 
 def _uninstall(given: argparse.Namespace, places: Places) -> int:

@@ -1,7 +1,8 @@
 """What the owner of a host lets the server ask of it: a file that the server cannot change.
 
 Every job is held against this policy, read anew each time, after its signature was found good. A file that others can
-write, or that says something unknown, allows nothing. Without a file PING, RULES_RELOAD and CERT_ROTATE are allowed.
+write, or that says something unknown, allows nothing. Without a file PING, RULES_RELOAD, CERT_ROTATE are allowed, and
+a BLOCK_IP that only says what it would do.
 """
 
 from __future__ import annotations

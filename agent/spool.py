@@ -21,13 +21,13 @@ from typing import Final, Literal
 
 from agent.spool_aside import AsideFolder
 from agent.spool_books import Books, BooksFile, Outcome
-from agent.spool_files import cut_at, hold, sync_folder, write_at
+from agent.spool_files import hold, make_folder, sync_folder, write_at
+from agent.spool_opening import SUFFIX, find_segments, mend_tail
 from agent.spool_reader import Entry, Head, Lost, Segment, SpoolReader, first_books
 from agent.spool_segment import (
     FRAME_BYTES,
     LARGEST_PAYLOAD,
     SEGMENT_BYTES,
-    BrokenSegment,
     SegmentFile,
     SegmentHeader,
     encode_frame,
@@ -37,7 +37,8 @@ logger = logging.getLogger("agent.spool")
 
 DAMAGED: Final = "spool_damaged"
 """The reason under which the books reject what the disk has lost."""
-_SUFFIX = ".seg"
+READS: Final = 5
+"""Readings of an entry that may fail before it counts as lost."""
 
 
 class SpoolError(Exception):
@@ -77,6 +78,7 @@ class Spool:
         self._closed = False
         self._dirty = False
         self._wakes = 0
+        self._failed_reads = 0
         self._segments: list[Segment] = []
         self._books = Books(run="")
         self._head = Head(0, 0, 0)
@@ -84,7 +86,7 @@ class Spool:
         self._run = os.urandom(16)
         self._held = -1
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(folder)
             self._held = hold(folder / "lock")
             self.poison = AsideFolder(folder / "poison", self._limits.aside)
             self.damaged = AsideFolder(folder / "damaged", self._limits.aside)
@@ -121,12 +123,15 @@ class Spool:
             return numbers
 
     def take(self, wait_s: float = 0.0) -> Entry | None:
-        """The oldest entry that was not taken in this life, or None when there is none within the time."""
+        """The oldest entry that was not taken in this life, or None when there is none within the time.
+
+        Raises OSError when the disk cannot be read; an entry for which that was so READS times counts as lost.
+        """
         deadline = time.monotonic() + wait_s
         with self._changed:
             wakes = self._wakes
             while not self._closed:
-                found = self._reader.next(self._head)
+                found = self._read()
                 if isinstance(found, Lost):
                     self._lose(found)
                 elif found is None:
@@ -139,7 +144,11 @@ class Spool:
             return None
 
     def newest(self, most: int, prefix: int) -> Iterator[bytes]:
-        """The first `prefix` bytes of the payloads in the last two segments, at most `most` of them, oldest first."""
+        """The first `prefix` bytes of the good payloads in the last two segments, at most `most`, oldest first.
+
+        A damaged one is left out, though its first bytes be good: it may never have been whole on the disk, and then
+        its sender comes with it again.
+        """
         with self._lock:
             segments, end = self._segments[-2:], self._head.active_end
         found: deque[bytes] = deque(maxlen=most)
@@ -147,7 +156,9 @@ class Spool:
             file = SegmentFile(segment.path)
             try:
                 for frame in file.frames(end if segment is segments[-1] else file.size):
-                    found.append(file.raw(frame.payload_at, min(frame.payload_at + prefix, frame.end)))
+                    payload = file.payload(frame)
+                    if payload is not None:
+                        found.append(payload[:prefix])
             finally:
                 file.close()
         return iter(found)
@@ -241,29 +252,19 @@ class Spool:
 
     def _open_segments(self) -> None:
         books = self._file.read()
-        for leftover in self.folder.glob(f"*{_SUFFIX}.new"):
-            leftover.unlink()
-        tail = None
-        for path in sorted(self.folder.glob(f"*{_SUFFIX}")):
-            try:
-                file = SegmentFile(path)
-            except BrokenSegment:
-                self._set_aside(path.name, path.read_bytes(), "it does not begin as a segment")
-                path.unlink()
-                continue
-            self._segments.append(Segment(path, file.header.first, file.header.before, file.size))
-            file.close()
+        self._segments += find_segments(self.folder, self.damaged)
         if books is None:
             books = first_books(self._run.hex(), self._segments[0] if self._segments else None)
         self._books = books
+        tail = Head(0, 0, 0)
         if self._segments:
-            tail = self._mend_tail(self._segments[-1])
-        end = tail.active_end if tail is not None else 0
-        if tail is not None and tail.number >= books.head:
+            tail, cut = mend_tail(self._segments[-1], self.damaged)
+            books.torn_bytes += cut
+        if tail.number >= books.head:
             self._head = tail
         else:
             # The end of the spool is gone from the disk: numbers go on after those that were given out.
-            self._head = Head(books.head, books.head_total, end)
+            self._head = Head(books.head, books.head_total, tail.active_end)
         # Every life writes segments of its own, under a name of its own: in a spool that was restored from a copy a
         # number is given out again, and the server must not take its batch for the one it knows.
         books.head, books.head_total = self._head.number, self._head.total
@@ -271,23 +272,6 @@ class Spool:
         self._dirty = True
         self._reader = SpoolReader(self._segments, books.cursor, books.through)
         self.flush()
-
-    def _mend_tail(self, segment: Segment) -> Head:
-        """Cuts what a crash left after the last good entry. Of what was acknowledged nothing can be there."""
-        file = SegmentFile(segment.path)
-        try:
-            tail = file.tail(file.size)
-            cut = file.raw(tail.end, file.size) if tail.whole else b""
-        finally:
-            file.close()
-        if tail.cut:
-            if tail.whole:
-                self._set_aside(f"{segment.path.name}-{tail.end}", cut, "the last entry is all there and damaged")
-            cut_at(segment.path, tail.end)
-            segment.size = tail.end
-            self._books.torn_bytes += tail.cut
-            logger.warning("cut %d bytes of a torn tail from %s", tail.cut, segment.path.name)
-        return Head(tail.number, tail.total, tail.end)
 
     def _fitting(self, batches: Sequence[tuple[bytes, int]]) -> Sequence[tuple[bytes, int]]:
         if self._closed:
@@ -341,7 +325,7 @@ class Spool:
     def _new_segment(self) -> int:
         """Makes the next segment durable, with its name, and the place of the next entry; its descriptor."""
         first = self._head.number + 1
-        path = self.folder / f"{first:020d}{_SUFFIX}"
+        path = self.folder / f"{first:020d}{SUFFIX}"
         fresh = path.with_name(f"{path.name}.new")
         made = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
@@ -378,6 +362,19 @@ class Spool:
             os.close(self._active)
         self._active = -1
 
+    def _read(self) -> Entry | Lost | None:
+        try:
+            found = self._reader.next(self._head)
+        except OSError:
+            self._failed_reads += 1
+            if self._failed_reads < READS:
+                raise
+            # A bad sector stays one, and whatever waits behind it would wait for ever.
+            logger.exception("an entry of the spool could not be read %d times", READS)
+            found = self._reader.give_up(self._head)
+        self._failed_reads = 0
+        return found
+
     def _lose(self, lost: Lost) -> None:
         self._books.lose(lost.first, lost.end, lost.records, Outcome("rejected", reason=DAMAGED, unsettled=True))
         self._books.damaged_bytes += lost.size
@@ -385,13 +382,7 @@ class Spool:
         entries = (lost.first, lost.end - 1, lost.where, lost.records)
         logger.error("entries %d to %d cannot be read (%s): %d records", *entries)
         note = {key: value for key, value in asdict(lost).items() if key != "raw"}
-        self._set_aside(f"entry-{lost.first}", lost.raw, note)
-
-    def _set_aside(self, name: str, raw: bytes, note: object) -> None:
-        try:
-            self.damaged.put(name, raw, {"what": note})
-        except OSError as error:
-            logger.error("damaged bytes of %s are not kept: %s", name, error)
+        self.damaged.keep(f"entry-{lost.first}", lost.raw, {"what": note})
 
     def _delete_before(self, cursor: int) -> None:
         with self._lock:

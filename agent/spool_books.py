@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from agent.spool_files import write_at
+
 SLOT_BYTES: Final = 32 * 1024
 MOST_REASONS: Final = 60
 """Reasons of rejection that are told apart, as a ledger statement takes at most 64."""
@@ -209,7 +211,7 @@ class BooksFile:
             raise ValueError(f"books of {len(text)} bytes do not fit their slot")
         sequence = self._sequence + 1
         slot = _HEAD.pack(sequence, len(text), _checksum(sequence, text)) + text
-        os.pwrite(self._file, slot, (sequence % 2) * SLOT_BYTES)
+        write_at(self._file, slot, (sequence % 2) * SLOT_BYTES)
         os.fdatasync(self._file)
         self._sequence = sequence
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -16,6 +17,16 @@ def hold(path: Path) -> int:
         os.close(descriptor)
         raise BlockingIOError(error.errno, f"another process holds {path}: stop it first") from error
     return descriptor
+
+
+def make_folder(folder: Path) -> None:
+    """Makes the folder (for its owner alone) and its parents, where they are missing, durably. Raises OSError."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # The folder's own name too when it was there: a life that was killed may have made it a moment ago.
+    for place in {folder, *missing}:
+        with contextlib.suppress(PermissionError):  # a parent that we may pass and not list is not of our making
+            sync_folder(place.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -51,7 +62,7 @@ def write_at(descriptor: int, content: bytes, offset: int) -> None:
 
 
 def cut_at(path: Path, end: int) -> None:
-    """Cuts the file durably. Raises OSError."""
+    """Cuts the file there; what is before is durable then, also what another process wrote. Raises OSError."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.ftruncate(descriptor, end)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,6 +104,23 @@ class SpoolReader:
             if found is not None:
                 return found
         return None
+
+    def give_up(self, head: Head) -> Lost:
+        """In place of what the disk will not give: this entry where its frame can be read, else its segment's rest."""
+        index = self._index()
+        if index is None:
+            return self._lost(head.number + 1, head.total, 0, 0, "missing segments")
+        segment = self._segments[index]
+        following = self._segments[index + 1] if index + 1 < len(self._segments) else None
+        end, total = (head.number + 1, head.total) if following is None else (following.first, following.before)
+        frame = None
+        with contextlib.suppress(OSError, BrokenSegment):
+            frame = self._open(segment).frame_at(self._offset, segment.size)
+        if frame is not None and frame.number == self._number:
+            lost = self._lost(frame.number + 1, frame.total, frame.end, frame.end, segment.path.name)
+            self._offset = frame.end
+            return lost
+        return self._lost(end, total, self._offset, self._offset, segment.path.name)
 
     def _index(self) -> int | None:
         """Which segment holds the next number, or would."""

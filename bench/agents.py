@@ -68,6 +68,7 @@ class Fleet:
     keys: list[SigningKey]
     polls: int = 0
     broken: int = 0
+    put_off: int = 0
     last_trouble: str = ""
     seen: dict[str, float] = field(default_factory=dict)
     stopped: bool = False
@@ -86,20 +87,28 @@ class Fleet:
                 head = await reader.readuntil(b"\r\n\r\n")
                 size = int(head.lower().partition(b"content-length:")[2].split(b"\r\n", 1)[0])
                 body = await reader.readexactly(size)
-                self._heard(head, body)
+                if wait := self._heard(head, body):
+                    await asyncio.sleep(wait)
             except (OSError, asyncio.IncompleteReadError, ValueError) as error:
                 self.broken += 1
                 self.last_trouble = repr(error)
                 reader = writer = None
                 await asyncio.sleep(random.uniform(0.5, 2))
 
-    def _heard(self, head: bytes, body: bytes) -> None:
+    def _heard(self, head: bytes, body: bytes) -> float:
+        """Takes an answer; seconds to stay away, as agents do when they are told to come back later."""
+        if head.startswith(b"HTTP/1.1 503"):
+            self.put_off += 1
+            self.last_trouble = body[:200].decode(errors="replace")
+            stated = head.lower().partition(b"retry-after:")[2].split(b"\r\n", 1)[0]
+            return float(stated or 1) + random.uniform(0, _WAIT_S)
         if not head.startswith(b"HTTP/1.1 200"):
             raise ValueError(head[:40] + body[:200])
         self.polls += 1
         now = time.monotonic()
         for item in json.loads(body)["items"]:
             self.seen[json.loads(item["job"])["id"]] = now
+        return 0.0
 
     def _request(self, key: SigningKey) -> bytes:
         signed = sign(
@@ -151,7 +160,7 @@ async def _figures(
     fleet: Fleet, replica: _Replica, postgres: EmbeddedPostgres, agents: int, seconds: float
 ) -> list[Figure]:
     database = _family(postgres)
-    polls, broken = fleet.polls, fleet.broken
+    polls, broken, put_off = fleet.polls, fleet.broken, fleet.put_off
     spent, spent_there, began = replica.cpu(), _cpu(database), time.monotonic()
     await asyncio.sleep(seconds)
     passed = time.monotonic() - began
@@ -167,6 +176,7 @@ async def _figures(
         Figure(f"{name}: CPU a poll, replica", cpu * passed / max(polled, 1) * 1e3, "ms", None, "lower", COMMAND),
         Figure(f"{name}: polls", polled / passed, "1/s", None, "higher", COMMAND),
         Figure(f"{name}: polls broken off", fleet.broken - broken, "polls", 0, "lower", COMMAND),
+        Figure(f"{name}: polls put off (503)", fleet.put_off - put_off, "polls", 0, "lower", COMMAND),
         Figure(f"{name}: memory of the replica", replica.rss() / 2**20, "MiB", None, "lower", COMMAND),
         Figure(f"{name}: job made to job received, p50", cuts[49] * 1e3, "ms", None, "lower", COMMAND),
         Figure(f"{name}: job made to job received, p99", cuts[98] * 1e3, "ms", None, "lower", COMMAND),

@@ -6,20 +6,19 @@ import asyncio
 import resource
 import socket
 import sys
-import time
 
 import uvicorn
 from fastapi import FastAPI
 
+from actors.metrics import Metrics
 from detect.record import TenantId
-from serve.auth import Authenticator
+from serve.auth import Authenticator, authenticator_on
 from serve.control.agent_door import AgentAuthenticator
 from serve.control.opening import ControlParts, open_control
 from serve.settings import Settings
 from serve.signing_services import signing_keyring
 from store.nonces import NonceStore
-from store.postgres import connect_pool, tenant_transaction
-from store.tenants import Principal, authenticate, own_tenant
+from store.postgres import connect_pool
 
 
 async def main() -> None:
@@ -30,16 +29,14 @@ async def main() -> None:
     app = await connect_pool(settings.app_dsn.get_secret_value(), name="edge", max_size=8)
     writer = await connect_pool(settings.writer_dsn.get_secret_value(), name="edge journal", max_size=4)
 
-    async def check(key: str) -> Principal | None:
-        return await authenticate(app, key)
+    authenticator = authenticator_on(app, None, settings.key_cache_s, Authenticator)
+    agents = authenticator_on(app, None, settings.key_cache_s, AgentAuthenticator)
+    keyring = signing_keyring(settings, app)
 
-    async def name_of(tenant: TenantId) -> str:
-        async with tenant_transaction(app, tenant) as tx:
-            return (await own_tenant(tx)).name
+    async def enforce_rules(tenant: TenantId) -> None:
+        """No tenant of this measurement masks."""
 
-    authenticator = Authenticator(check, name_of, time.monotonic, settings.key_cache_s)
-    agents = AgentAuthenticator(check, name_of, time.monotonic, settings.key_cache_s)
-    parts = ControlParts(app, writer, authenticator, agents, NonceStore(writer), signing_keyring(settings, app))
+    parts = ControlParts(app, writer, authenticator, agents, NonceStore(writer), keyring, Metrics(), enforce_rules)
     application = FastAPI()
     bound = socket.create_server(("127.0.0.1", 0), backlog=4096)
     async with open_control(settings, parts) as control:

@@ -2,7 +2,8 @@
 
 The forwarder is a process of its own, fed with gzipped requests over keep-alive connections; it ships to a server that
 verifies nothing, over TLS 1.3 with client certificates. Its processor time is counted, both ways included, so that the
-figure does not depend on what else the machine does.
+figure does not depend on what else the machine does. Beside it the collector, which tails a file of the same lines and
+sends them to the same server, over the same TLS, in requests of the same size.
 """
 
 from __future__ import annotations
@@ -11,32 +12,28 @@ import asyncio
 import gzip
 import itertools
 import json
-import ssl
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import httpx
 import psutil
 import yaml
 
+from agent.collector import Collector, CollectorProfile, render_profile
 from bench.figures import Figure, keep, show
-from bench.load import export_request, percentile, send_load
-from bench.system import free_port
-from cluster.certificates import CertificateAuthority
-from detect.record import TenantId
-from serve.peer import PeerIdentity
+from bench.load import export_request, log_lines, percentile, send_load
+from bench.null_server import NullServer, null_server
 
 COMMAND = "python -m bench.forwarder"
-_TOKEN = "the-local-token-of-a-bench"  # noqa: S105
+LOCAL_TOKEN = "the-local-token-of-a-bench"  # noqa: S105
 _RECORDS = 1000
+_LINES = 400_000
 _BODIES = 32
 _SECONDS = 8.0
 _STARTS = 5
@@ -55,21 +52,48 @@ def main() -> int:
 
 def measure(folder: Path) -> list[Figure]:
     """All figures; `folder` takes the spool, so its disk is part of what is measured."""
-    tls = _certificates(folder)
-    with _null_server(folder, tls) as port:
-        config = _config(folder, tls, port)
+    with null_server(folder) as server:
+        config = _config(folder, server)
         starts = [_start_seconds(config, folder) for _ in range(_STARTS)]
-        with _forwarder(config, folder) as (process, url):
+        with running_forwarder(config, folder) as (process, url):
             load = _load(process, url)
+        collector = _collector_rate(folder, server)
     cores, seconds, records = load["cpu"], load["seconds"], load["records"]
+    rate = records / cores
     return [
-        Figure("forwarder, per core", records / cores, "records/s/core", 50_000, "higher", COMMAND),
+        Figure("forwarder, per core", rate, "records/s/core", 50_000, "higher", COMMAND),
+        Figure("collector alone, per core", collector, "records/s/core", None, "higher", COMMAND),
+        Figure("forwarder ÷ collector, per core", rate / collector, "ratio", 0.5, "higher", COMMAND),
         Figure("forwarder, as it went", records / seconds, "records/s", None, "higher", COMMAND),
         Figure("forwarder p99", load["p99"] * 1000, "ms", None, "lower", COMMAND),
         Figure("forwarder memory, idle", load["rss_idle"] / 1e6, "MB RSS", None, "lower", COMMAND),
         Figure("forwarder memory, loaded, highest", load["rss"] / 1e6, "MB RSS", 60, "lower", COMMAND),
         Figure("forwarder start", min(starts), "s", 1.0, "lower", COMMAND),
     ]
+
+
+def _collector_rate(folder: Path, server: NullServer) -> float:
+    """Records a second of the collector's processor time, from a file of lines to the server's answers."""
+    logs, waiting = folder / "logs", folder / "lines"
+    logs.mkdir()
+    waiting.write_bytes(b"".join(log_lines(_RECORDS, seed) for seed in range(_LINES // _RECORDS)))
+    profile = CollectorProfile((f"{logs}/*.log",), f"https://localhost:{server.port}", "bench", start_at="beginning")
+    stated = yaml.safe_load(render_profile(profile))
+    files = {"ca_file": server.authority, "cert_file": server.certificate, "key_file": server.key}
+    stated["exporters"]["otlphttp"]["tls"] = {name: str(path) for name, path in files.items()}
+    with Collector(yaml.safe_dump(stated, sort_keys=False), LOCAL_TOKEN, folder / "collector") as collector:
+        process = psutil.Process(collector.pid)
+        before = process.cpu_times()
+        waiting.rename(logs / "one.log")
+        deadline = time.monotonic() + _DRAIN_S
+        while (found := server.records()) < _LINES:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{found} of {_LINES} lines arrived: {collector.log_tail()}")
+            time.sleep(0.05)
+        after = process.cpu_times()
+    if found != _LINES:
+        raise RuntimeError(f"{found} of {_LINES} lines arrived")
+    return _LINES / (after.user + after.system - before.user - before.system)
 
 
 def _load(process: psutil.Process, url: str) -> dict[str, float]:
@@ -104,7 +128,7 @@ def _highest_rss(pid: int) -> float:
 
 async def _send(url: str, bodies: list[bytes]) -> dict[str, float]:
     load = await send_load(
-        f"{url}/v1/logs", _TOKEN, _FreshBodies(bodies), connections=4, seconds=_SECONDS, rate=None, run="forwarder"
+        f"{url}/v1/logs", LOCAL_TOKEN, _FreshBodies(bodies), connections=4, seconds=_SECONDS, rate=None, run="forwarder"
     )
     if load.refused:
         raise RuntimeError(f"{load.refused} requests were refused")
@@ -128,12 +152,13 @@ class _FreshBodies(list[bytes]):
 
 def _start_seconds(config: Path, folder: Path) -> float:
     began = time.monotonic()
-    with _forwarder(config, folder):
+    with running_forwarder(config, folder):
         return time.monotonic() - began
 
 
 @contextmanager
-def _forwarder(config: Path, folder: Path) -> Iterator[tuple[psutil.Process, str]]:
+def running_forwarder(config: Path, folder: Path) -> Iterator[tuple[psutil.Process, str]]:
+    """A forwarder as a process of its own, which listens, and its address; it drains when the block ends."""
     ready, log = folder / "ready", folder / "forwarder.log"
     ready.unlink(missing_ok=True)
     command = [sys.executable, "-m", "agent.forwarder", "--config", str(config), "--ready-file", str(ready)]
@@ -151,26 +176,24 @@ def _forwarder(config: Path, folder: Path) -> Iterator[tuple[psutil.Process, str
         process.wait(30)
 
 
-def _certificates(folder: Path) -> Path:
-    authority = CertificateAuthority(folder / "tls")
-    now = datetime.now(UTC)
-    authority.create(["localhost"], now)
-    authority.issue_agent("acme", PeerIdentity(TenantId(UUID(int=1)), "bench"), now)
-    return authority.folder
-
-
-def _config(folder: Path, tls: Path, port: int) -> Path:
-    (folder / "token").write_text(_TOKEN)
+def _config(folder: Path, server: NullServer) -> Path:
     (folder / "key.json").write_text(json.dumps({"key_id": "k", "secret": "tss_k_bench"}))
     stated = {
-        "server": {
-            "url": f"https://localhost:{port}",
-            "authority": str(tls / "authority.pem"),
-            "certificate": str(tls / "agents" / "acme.bench.pem"),
-            "key": str(tls / "agents" / "acme.bench.key"),
-            "client_id": "acme",
-            "signing_key": str(folder / "key.json"),
-        },
+        "url": f"https://localhost:{server.port}",
+        "authority": str(server.authority),
+        "certificate": str(server.certificate),
+        "key": str(server.key),
+        "client_id": "acme",
+        "signing_key": str(folder / "key.json"),
+    }
+    return forwarder_config(folder, stated)
+
+
+def forwarder_config(folder: Path, server: dict[str, str]) -> Path:
+    """Settings for a forwarder that sends to this server, with LOCAL_TOKEN, any free port, and defaults else."""
+    (folder / "token").write_text(LOCAL_TOKEN)
+    stated = {
+        "server": server,
         "listen": {"token": str(folder / "token"), "port": 0},
         "spool": {"folder": str(folder / "spool")},
     }
@@ -179,65 +202,5 @@ def _config(folder: Path, tls: Path, port: int) -> Path:
     return path
 
 
-@contextmanager
-def _null_server(folder: Path, tls: Path) -> Iterator[int]:
-    """In a process of its own: says that everything is stored."""
-    port = free_port()
-    server = subprocess.Popen([sys.executable, "-m", "bench.forwarder", "--null-server", str(port), str(tls)])
-    try:
-        context = ssl.create_default_context(cafile=str(tls / "authority.pem"))
-        context.load_cert_chain(tls / "agents" / "acme.bench.pem", tls / "agents" / "acme.bench.key")
-        deadline = time.monotonic() + _UP_S
-        while True:
-            try:
-                httpx.get(f"https://localhost:{port}/", verify=context)
-                break
-            except httpx.TransportError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.05)
-        yield port
-    finally:
-        server.kill()
-        server.wait()
-
-
-def null_server(port: int, tls: Path) -> None:
-    """Serves until it is killed."""
-    import uvicorn
-
-    seq = 0
-
-    async def application(scope: Any, receive: Any, send: Any) -> None:
-        nonlocal seq
-        if scope["type"] != "http":
-            return
-        while (await receive()).get("more_body"):
-            pass
-        seq += 1
-        headers = [
-            (b"x-server-time", str(time.time_ns() // 1_000_000).encode()),
-            (b"x-batch-seq", str(seq).encode()),
-            (b"x-batch-duplicate", b"false"),
-        ]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": b""})
-
-    uvicorn.run(
-        application,
-        port=port,
-        host="127.0.0.1",
-        lifespan="off",
-        log_level="error",
-        ssl_certfile=str(tls / "server.pem"),
-        ssl_keyfile=str(tls / "server.key"),
-        ssl_ca_certs=str(tls / "authority.pem"),
-        ssl_cert_reqs=ssl.CERT_REQUIRED,
-    )
-
-
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--null-server"]:
-        null_server(int(sys.argv[2]), Path(sys.argv[3]))
-    else:
-        sys.exit(main())
+    sys.exit(main())

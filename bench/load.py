@@ -31,6 +31,12 @@ def export_request(records: int, seed: int, now_ns: int) -> bytes:
     return gzip.compress(message.SerializeToString(), 6)
 
 
+def log_lines(lines: int, seed: int) -> bytes:
+    """The same lines as a log file has them."""
+    rng = random.Random(seed)
+    return "".join(f"{_line(rng)}\n" for _ in range(lines)).encode()
+
+
 def _line(rng: random.Random) -> str:
     host, pid = f"web-{rng.randrange(10)}", rng.randrange(1000, 30000)
     address = f"10.{rng.randrange(4)}.{rng.randrange(8)}.{rng.randrange(250)}"

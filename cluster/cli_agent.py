@@ -230,6 +230,14 @@ def _facts(found: dict[str, Any]) -> list[tuple[str, Text]]:
         ("running", text(config.get("running") or "-")),
         ("attempted", text(f"{config.get('attempted') or '-'} {config.get('state') or ''}".rstrip())),
     ]
+    said, masking = health.get("masking") or {}, found.get("masking") or {}
+    if said.get("state") == "on":
+        masks = f"by policy {said.get('policy')} and the key {said.get('key')}"
+    else:
+        masks = "no" if said.get("state") == "off" else "-"
+    facts.append(("masks", text(masks)))
+    if masking.get("state") == "otherwise":
+        facts.append(("", text(masking.get("detail") or "-", "yellow")))
     for name, value in sorted((health.get("spool") or {}).items()):
         facts.append((f"spool {name}"[:13], text(value)))
     for item in found.get("certificates") or []:

@@ -117,6 +117,9 @@ def rules_list(  # noqa: PLR0913 - one parameter an option of the command
     search: Annotated[str | None, typer.Option("--text", help="In id, title or tags.")] = None,
     pack: Annotated[str | None, typer.Option("--pack", help="Of that pack.")] = None,
     state: Annotated[str | None, typer.Option("--state", help="on, silent or off.")] = None,
+    doubtful: Annotated[
+        bool, typer.Option("--doubtful", help="Only those that may miss what they are for: `rules show` says why.")
+    ] = False,
     limit: Limit = 100,
     cursor: Cursor = None,
     data_dir: DataDir = None,
@@ -125,8 +128,9 @@ def rules_list(  # noqa: PLR0913 - one parameter an option of the command
     as_json: AsJson = False,
 ) -> None:
     """The rules that judge a tenant's records, and how often each hit in the last seven days."""
+    wanted = {"text": search, "pack": pack, "state": state, "doubtful": doubtful or None, "cursor": cursor}
     with keyring_of(data_dir, url).tenant_client(tenant) as client:
-        answer = client.page("/api/rules", {"text": search, "pack": pack, "state": state, "cursor": cursor}, limit)
+        answer = client.page("/api/rules", wanted, limit)
     render.show_items(answer, _rules_table, as_json)
 
 

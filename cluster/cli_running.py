@@ -79,15 +79,16 @@ def demo(
     ] = False,
     deadline: Annotated[float, typer.Option("--deadline", min=1, help="Seconds to wait for the advisory.")] = 300.0,
 ) -> None:
-    """Plays a scripted intrusion through the real collector and shows the incident and the advisory."""
+    """Plays a scripted intrusion through a real agent and shows the incident and the advisory."""
     from cluster.demo import DemoPlan, run_demo
-    from cluster.demo_scene import DemoCollector, intrusion_lines
+    from cluster.demo_scene import demo_cluster, demo_sender, intrusion_lines
 
     directory = directory_of(data_dir)
     settings = settings_of(directory, port, llm_or_default(llm))
-    plan = DemoPlan(intrusion_lines, DemoCollector, deadline)
+    plan = DemoPlan(intrusion_lines, demo_sender, deadline)
+    make_cluster = demo_cluster(directory, settings, cluster_factory)
     with explained_start():
-        result = run_demo(directory, base_url_of(settings), cluster_factory(settings), plan, once=once)
+        result = run_demo(directory, base_url_of(settings), make_cluster, plan, once=once)
     if once:
         # Only now that everything has stopped: whoever reads the last line knows that nothing is left running.
         sys.stdout.write(json.dumps(result.as_json()) + "\n")

@@ -34,7 +34,7 @@ _Stored = TypeVar("_Stored", bound=msgspec.Struct)
 
 
 class Runtime(msgspec.Struct, frozen=True):
-    """What runs on a data directory. `started_at` is ISO 8601 UTC.
+    """What runs on a data directory. `started_at` is ISO 8601 UTC; `agent_url` is where agents go, empty without TLS.
 
     `pid_started` (seconds since the epoch) tells the process from a later one with the same number; `instance` is a
     random mark in the environment of every process that `up` starts, so that strays can be found.
@@ -45,6 +45,7 @@ class Runtime(msgspec.Struct, frozen=True):
     started_at: str
     pid_started: float
     instance: str
+    agent_url: str = ""
 
     def process(self) -> psutil.Process | None:
         """The process that owns the directory, or None when it has gone."""

@@ -1,6 +1,6 @@
-"""`trustsoc demo`: a scripted intrusion, through the real collector, into the real cluster, to incident and advisory.
+"""`trustsoc demo`: a scripted intrusion, through a real agent, into the real cluster, to incident and advisory.
 
-Whatever the demo starts it also stops: the collector, its ingest key, its folder, and the cluster where none ran.
+Whatever the demo starts it also stops: the agent, its identity, its key, its folder, and the cluster where none ran.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from cluster.progress_lines import ProgressLines
 from cluster.render_advisory import advisory as render_advisory
 from cluster.render_incident import incident as render_incident
 from cluster.stop_signals import StopRequested, StopSignals
-from cluster.terminal_text import where_the_command_is
+from cluster.terminal_text import visible, where_the_command_is
 
 DEMO_TENANT = "demo"
 
@@ -40,24 +40,39 @@ _PREPARATION_SECONDS = 900.0
 ScriptedLine = tuple[float, str, str]
 
 
-class Tailer(Protocol):
-    """Something that ships the lines which are appended to the files of a folder (agent.collector.Collector)."""
+@dataclass(frozen=True)
+class DemoSite:
+    """What a sender needs: the folder whose files it tails, the installation's data directory, the cluster's address
+    and that of agents (empty: there is no TLS), and a key of the demo's own with a client that uses it."""
 
-    def start(self) -> None: ...
-    def stop(self) -> None: ...
+    folder: Path
+    data: Path
+    base_url: str
+    agent_url: str
+    key: str
+    client: ApiClient
 
 
-# (folder to tail, cluster address, ingest key) -> tailer
-TailerFactory = Callable[[Path, str, str], Tailer]
+class Sender(Protocol):
+    """Something that ships the lines which are appended to the files of a folder (cluster.demo_scene)."""
+
+    def start(self, progress: Callable[[str], None]) -> None:
+        """Returns when it runs; raises CommandError."""
+
+    def account(self) -> dict[str, Any]:
+        """What it says of itself: `agent`, `ping` and `books`; empty when it is no agent."""
+
+    def stop(self) -> None:
+        """Ends it; safe to call at any time."""
 
 
 @dataclass(frozen=True)
 class DemoPlan:
-    """What is played and how: the lines, the collector, and how long to wait for the advisory, once the last
+    """What is played and how: the lines, who sends them, and how long to wait for the advisory, once the last
     line is written and the advisor is ready."""
 
     lines: Callable[[], Iterable[ScriptedLine]]
-    make_tailer: TailerFactory
+    make_sender: Callable[[DemoSite], Sender]
     deadline_seconds: float
 
 
@@ -67,12 +82,13 @@ class DemoResult:
 
     incident: dict[str, Any] = field(default_factory=dict)
     advisory: dict[str, Any] = field(default_factory=dict)
+    sender: dict[str, Any] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """The last line of `trustsoc demo --once`."""
         timings = {name: round(seconds, 2) for name, seconds in self.timings.items()}
-        return {"incident": self.incident, "advisory": self.advisory, "timings": timings}
+        return {"incident": self.incident, "advisory": self.advisory, "sender": self.sender, "timings": timings}
 
 
 def run_demo(
@@ -88,12 +104,17 @@ def run_demo(
     finished = False
     with ProgressLines(console) as progress:
         try:
-            with _cluster(directory, base_url, make_cluster, progress) as (url, started, signals):
+            with _cluster(directory, base_url, make_cluster, progress) as (at, started, signals):
                 result.timings["cluster_ready_s"] = progress.elapsed
-                with _stage(directory, url, plan, signals) as (folder, client):
-                    _play(plan, folder, client, progress, result)
-                    progress.finish()
-                _show(console, result, url, directory, _how_to_go_on(once, started))
+                with _stage(directory, at, plan, signals) as (site, sender, client):
+                    sender.start(progress)
+                    result.timings["sender_ready_s"] = progress.elapsed
+                    _play(plan, site.folder, client, progress, result)
+                    result.sender = sender.account()
+                    progress("ending what sent the lines")
+                progress.finish()
+                signals.end_stopping()
+                _show(console, result, at.base_url, directory, _how_to_go_on(once, started))
                 finished = True
                 if not once and started is not None:
                     started.cluster.wait()
@@ -103,41 +124,50 @@ def run_demo(
     return result
 
 
+class _Addresses(Protocol):
+    """Where a cluster answers: it that runs already (Runtime), or one of the demo's own (Started)."""
+
+    @property
+    def base_url(self) -> str: ...
+    @property
+    def agent_url(self) -> str: ...
+
+
 @contextlib.contextmanager
 def _cluster(
     directory: DataDirectory, base_url: str, make_cluster: Callable[[], Cluster], progress: ProgressLines
-) -> Iterator[tuple[str, Started | None, StopSignals]]:
+) -> Iterator[tuple[_Addresses, Started | None, StopSignals]]:
     """The cluster that runs on the data directory, or one that runs for as long as the block."""
     runtime = directory.running()
     if runtime is not None:
         with StopSignals() as signals:
             progress(f"using the cluster on {runtime.base_url}")
-            yield runtime.base_url, None, signals
+            yield runtime, None, signals
         return
     with running_cluster(directory, base_url, make_cluster, progress) as started:
-        yield started.base_url, started, started.signals
+        yield started, started, started.signals
 
 
 @contextlib.contextmanager
 def _stage(
-    directory: DataDirectory, base_url: str, plan: DemoPlan, signals: StopSignals
-) -> Iterator[tuple[Path, ApiClient]]:
-    """Tenant, ingest key, folder and collector; all but the tenant go when the block ends."""
-    keyring = Keyring(directory, base_url)
+    directory: DataDirectory, at: _Addresses, plan: DemoPlan, signals: StopSignals
+) -> Iterator[tuple[DemoSite, Sender, ApiClient]]:
+    """Tenant, key, folder and a sender that is not started; all but the tenant go when the block ends."""
+    keyring = Keyring(directory, at.base_url)
     with contextlib.ExitStack() as stack:
         admin = stack.enter_context(keyring.admin_client())
         ensure_tenant(admin, DEMO_TENANT)
-        key = make_key(admin, DEMO_TENANT, "demo collector", ("ingest",))
-        stack.callback(_revoke, admin, str(key.get("key_id")))
+        made = make_key(admin, DEMO_TENANT, "demo sender", ("ingest", "read", "operate"))
+        stack.callback(_revoke, admin, str(made.get("key_id")))
         client = stack.enter_context(keyring.tenant_client(DEMO_TENANT))
+        own_client = stack.enter_context(ApiClient(at.base_url, made["key"], tenant=DEMO_TENANT))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trustsoc-demo-")))
-        tailer = plan.make_tailer(folder, base_url, key["key"])
-        stack.callback(tailer.stop)
-        tailer.start()
-        try:
-            yield folder, client
-        finally:
-            signals.begin_stopping()
+        site = DemoSite(folder, directory.path, at.base_url, at.agent_url, made["key"], own_client)
+        sender = plan.make_sender(site)
+        stack.callback(sender.stop)
+        # Called first: from here on a second Ctrl-C cannot cut the clean-up short.
+        stack.callback(signals.begin_stopping)
+        yield site, sender, client
 
 
 def _revoke(admin: ApiClient, key_id: str) -> None:
@@ -191,6 +221,22 @@ def _how_to_go_on(once: bool, started: Started | None) -> tuple[str, str]:
     return ("start it again", "trustsoc up") if once else ("stop", "Ctrl-C")
 
 
+def _sender_in_words(sender: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    if not sender:
+        return
+    books, ping = sender["books"], sender["ping"]
+    yield (
+        "sent by",
+        f"agent {sender['agent']}: {books['accepted']} records accepted on its disk, {books['stored']} stored, "
+        f"{books['duplicate']} repeated, {books['in_flight']} waiting",
+    )
+    yield (
+        "its job",
+        f"PING {ping['state']} in {ping['milliseconds']} ms: {ping['output']!r}, result signed by the agent's key "
+        f"({ping['signature'][:16]}…, verified)",
+    )
+
+
 def _show(
     console: Console, result: DemoResult, base_url: str, directory: DataDirectory, last_hint: tuple[str, str]
 ) -> None:
@@ -199,6 +245,8 @@ def _show(
     console.print()
     console.print(render_advisory(result.advisory))
     console.print()
+    for what, found in _sender_in_words(result.sender):
+        console.print(Text.assemble((f"{what:<16}", "dim"), visible(found)), soft_wrap=True)
     place = "" if directory.path == default_data_directory().absolute() else f" --data-dir {directory.path}"
     hints = [
         ("look around", f"trustsoc incidents --tenant {DEMO_TENANT}{place}"),

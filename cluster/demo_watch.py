@@ -65,14 +65,18 @@ class DemoWatch:
         return found
 
     def advisory(self, incident: dict[str, Any]) -> dict[str, Any] | None:
-        """The advisory for the incident as it stands, or None while it is still being written."""
+        """The advisory for the incident as it stands, or None while it is still being written.
+
+        A revision of which the advisor has nothing new to say gets no version of its own.
+        """
         try:
             found: dict[str, Any] = self._client.get(f"/api/incidents/{path_segment(incident['incident_id'])}/advisory")
         except ApiProblem as problem:
             if problem.status == 404:
                 return None
             raise
-        return found if found.get("revision", 0) >= incident["revision"] else None
+        nothing_waits = self._now.get("advisories_waiting") == 0
+        return found if nothing_waits or found.get("revision", 0) >= incident["revision"] else None
 
     def summary(self) -> str:
         """The figures as one line, and what the advisor is busy with before it can write."""

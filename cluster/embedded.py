@@ -59,9 +59,13 @@ class _Dsns:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where the cluster answers. `admin_key` is the first administrator's key, on the first start only."""
+    """Where the cluster answers. `admin_key` is the first administrator's key, on the first start only.
+
+    `agent_url` is the base address of agents, empty where there is no TLS.
+    """
 
     base_url: str
+    agent_url: str
     admin_key: str | None
 
 
@@ -100,7 +104,7 @@ class EmbeddedCluster:
         progress("starting the edge, the detectors and the advisor")
         self._start_serve()
         self._await_ready(base_url)
-        return Endpoint(base_url, admin_key)
+        return Endpoint(base_url, settings.agent_address if settings.tls_port else "", admin_key)
 
     def stop(self) -> None:
         """Stops what was started, in the order that lets each part finish; safe to call at any time."""

@@ -29,10 +29,15 @@ _LEAVE_SECONDS = 3.0
 
 
 class Endpoint(Protocol):
-    """Where a started cluster listens. `admin_key` is the first administrator's key, on the first start only."""
+    """Where a started cluster listens. `admin_key` is the first administrator's key, on the first start only.
+
+    `agent_url` is the base address of agents, empty where there is no TLS.
+    """
 
     @property
     def base_url(self) -> str: ...
+    @property
+    def agent_url(self) -> str: ...
     @property
     def admin_key(self) -> str | None: ...
 
@@ -55,6 +60,7 @@ class Started:
     """A cluster that answers. `new_admin_key` is set on the first start only: it is shown once and never again."""
 
     base_url: str
+    agent_url: str
     credentials: ClientCredentials
     new_admin_key: str | None
     cluster: Cluster
@@ -86,9 +92,9 @@ def running_cluster(
             endpoint = cluster.start(_reinstalling(signals, progress))
             signals.install()
             signals.check()
-            directory.write_runtime(_own_runtime(endpoint.base_url, instance))
+            directory.write_runtime(_own_runtime(endpoint.base_url, instance, endpoint.agent_url))
             credentials = keep_first_keys(directory, endpoint.base_url, endpoint.admin_key)
-            yield Started(endpoint.base_url, credentials, endpoint.admin_key, cluster, signals)
+            yield Started(endpoint.base_url, endpoint.agent_url, credentials, endpoint.admin_key, cluster, signals)
         except SystemExit as ended:
             # What Ray makes of SIGTERM while it starts, before the signals are ours again.
             signals.defuse()
@@ -179,11 +185,12 @@ def _wait_or_end(instance: str, data_directory: Path) -> None:
     process_family.end(alive)
 
 
-def _own_runtime(base_url: str, instance: str) -> Runtime:
+def _own_runtime(base_url: str, instance: str, agent_url: str = "") -> Runtime:
     return Runtime(
         pid=os.getpid(),
         base_url=base_url,
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         pid_started=psutil.Process().create_time(),
         instance=instance,
+        agent_url=agent_url,
     )

@@ -97,7 +97,10 @@ class Postmaster:
         with contextlib.suppress(ProcessLookupError):
             descriptor = os.pidfd_open(self._process.pid)
             try:
-                select.select([descriptor], [], [], timeout_s)
+                # Not select(): a process that holds a thousand connections has numbers that it cannot take.
+                ended = select.poll()
+                ended.register(descriptor, select.POLLIN)
+                ended.poll(timeout_s * 1000)
             finally:
                 os.close(descriptor)
         return self._process.poll()

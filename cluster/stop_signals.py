@@ -54,6 +54,15 @@ class StopSignals:
         self._stopping = True
         self.install()
 
+    def end_stopping(self) -> None:
+        """The clean-up is done and something goes on: signals count again, and one that came meanwhile does now.
+
+        Raises StopRequested.
+        """
+        self._stopping = False
+        self.install()
+        self.check()
+
     @staticmethod
     def defuse() -> None:
         """Takes back the alarm that Ray's native signal handler sets: it would abort the clean-up after 3 seconds."""

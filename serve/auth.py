@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
 
 from detect.record import TenantId
 from serve.errors import WireError
 from serve.peer import PeerIdentity, PeerSeal
-from store.tenants import KeyRefused, Principal, Scope, TenantNotFound
+from store.agents import is_revoked
+from store.postgres import Pool, tenant_transaction
+from store.tenants import KeyRefused, Principal, Scope, TenantNotFound, authenticate, own_tenant
+
+A = TypeVar("A", bound="Authenticator")
 
 _REMEMBERED = 10_000
 # A certificate is a sender's: whoever wants to read shows a key.
@@ -19,7 +25,8 @@ _CERTIFICATE_SCOPES: frozenset[Scope] = frozenset({"ingest"})
 class Authenticator:
     """Checks keys against the store and remembers good ones by digest for `keep_s` seconds.
 
-    A key revoked elsewhere therefore works for at most `keep_s` more on this replica. Refusals are not remembered.
+    A key revoked elsewhere therefore works for at most `keep_s` more on this replica, and so does a certificate of an
+    agent that was. Refusals are not remembered. `is_revoked` says whether the agent of a certificate was revoked.
     """
 
     def __init__(
@@ -29,12 +36,15 @@ class Authenticator:
         clock: Callable[[], float],
         keep_s: float,
         seal: PeerSeal | None = None,
+        is_revoked: Callable[[PeerIdentity], Awaitable[bool]] | None = None,
     ) -> None:
         self._check = check
         self._name_of = name_of
         self._clock = clock
         self._keep_s = keep_s
         self._seal = seal
+        self._is_revoked = is_revoked
+        self._active: OrderedDict[PeerIdentity, float] = OrderedDict()
         self._known: OrderedDict[bytes, tuple[float, Principal]] = OrderedDict()
         self._names: OrderedDict[TenantId, tuple[float, str]] = OrderedDict()
 
@@ -59,12 +69,17 @@ class Authenticator:
         return principal
 
     async def certificate_holder(self, peer: PeerIdentity) -> Principal:
-        """The holder of a verified client certificate; raises WireError 401."""
+        """The holder of a verified client certificate; raises WireError 401, or 403 for an agent that was revoked.
+
+        Asked besides the revocation list, which is a file: an authority of somebody else's, a proxy that ends TLS or
+        another machine may not have it.
+        """
         try:
             await self._name(peer.tenant)
         except TenantNotFound as error:
             detail = "the client certificate names a tenant that does not exist here: use one of this installation"
             raise WireError(401, detail) from error
+        await self._check_active(peer)
         return Principal(peer.tenant, peer.agent, _CERTIFICATE_SCOPES, admin=False)
 
     async def _key_holder(self, headers: Mapping[str, str]) -> Principal:
@@ -88,6 +103,16 @@ class Authenticator:
             self._known.popitem(last=False)
         return principal
 
+    async def _check_active(self, peer: PeerIdentity) -> None:
+        if self._is_revoked is None or self._clock() < self._active.get(peer, 0.0):
+            return
+        if await self._is_revoked(peer):
+            self._active.pop(peer, None)
+            raise WireError(403, f"the agent {peer.agent!r} was revoked: enrol it again", reason="agent_revoked")
+        self._active[peer] = self._clock() + self._keep_s
+        while len(self._active) > _REMEMBERED:
+            self._active.popitem(last=False)
+
     async def _name(self, tenant: TenantId) -> str:
         until, name = self._names.get(tenant, (0.0, ""))
         if self._clock() < until:
@@ -102,6 +127,7 @@ class Authenticator:
         """Drops what is remembered, after a revocation on this replica."""
         self._known.clear()
         self._names.clear()
+        self._active.clear()
 
     async def tenant_principal(self, headers: Mapping[str, str], scope: str) -> tuple[TenantId, Principal]:
         """Tenant and holder of a key with the scope, when no header names another tenant; else 401 or 403."""
@@ -121,3 +147,20 @@ class Authenticator:
         if not principal.admin:
             raise WireError(403, "this needs an administrator's key")
         return principal
+
+
+def authenticator_on(pool: Pool, seal: PeerSeal | None, keep_s: float, kind: type[A]) -> A:
+    """An authenticator of that kind over the store. Takes a pool of the app role."""
+
+    async def check(key: str) -> Principal | None:
+        return await authenticate(pool, key)
+
+    async def name_of(tenant: TenantId) -> str:
+        async with tenant_transaction(pool, tenant) as transaction:
+            return (await own_tenant(transaction)).name
+
+    async def was_revoked(peer: PeerIdentity) -> bool:
+        async with tenant_transaction(pool, peer.tenant) as transaction:
+            return await is_revoked(transaction, peer.agent)
+
+    return kind(check, name_of, time.monotonic, keep_s, seal, was_revoked)

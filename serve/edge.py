@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 import structlog
 from fastapi import FastAPI, Request, Response
@@ -21,10 +21,11 @@ from actors.metrics import Metrics
 from actors.replay_task import backtest_lines, replay_lines
 from actors.rule_check_task import TaskChecks
 from actors.rule_enforcer import RuleEnforcer
+from actors.rule_masking import RecordMasks
 from detect.record import TenantId
 from serve.advisor_client import AdvisorClient
 from serve.arguments import EdgeArguments
-from serve.auth import Authenticator
+from serve.auth import Authenticator, authenticator_on
 from serve.body_limit import BodyLimit
 from serve.control.agent_door import AgentAuthenticator
 from serve.control.opening import ControlParts, open_control
@@ -38,6 +39,7 @@ from serve.ingest.fast_path import FastPath
 from serve.ingest.gate import open_gate
 from serve.ingest.intake import Intake
 from serve.loopback import listen_on_loopback
+from serve.masking.services import masks_of_records
 from serve.openapi import describe_errors
 from serve.peer import PeerMiddleware, PeerSeal, trusted_networks
 from serve.replay_stream import ReplayStreams
@@ -56,19 +58,17 @@ from serve.rule_services import RulePackServices, TenantRuleServices
 from serve.services import EdgeServices
 from serve.settings import Settings
 from serve.shard_services import ShardServices
+from serve.signing_keyring import SigningKeyring
 from serve.signing_services import SigningServices, envelope_check, nonce_chore, signing_keyring
 from serve.tls import serving_tls
 from serve.version import VERSION
-from store import tenants
 from store.journal import JournalWriter
 from store.nonces import NonceStore
 from store.paging import InvalidCursor
-from store.postgres import Pool, StorageUnavailable, connect_pool, tenant_transaction
+from store.postgres import StorageUnavailable, connect_pool, tenant_transaction
 from store.search import InvalidFilter, SearchTimedOut
 
 logger = structlog.get_logger("edge")
-
-A = TypeVar("A", bound=Authenticator)
 
 _DESCRIPTION = """Log records in over OTLP, detection events, incidents and cited advisories out.
 
@@ -117,11 +117,13 @@ class Edge:
             stack.push_async_callback(writer_pool.close)
             journal = JournalWriter(writer_pool)
             stack.push_async_callback(journal.close)
-            authenticator = _authenticator(app_pool, settings, self._seal, Authenticator)
+            authenticator = authenticator_on(app_pool, self._seal, settings.key_cache_s, Authenticator)
             directory = await stack.enter_async_context(
                 open_directory(settings, self._arguments.detector_actors, writer_pool, self._metrics)
             )
-            rules = RuleEnforcer(app_pool, writer_pool, journal, TaskChecks(), directory.hint)
+            keyring = signing_keyring(settings, app_pool)
+            masks_of = partial(masks_of_records, keyring=keyring)
+            rules = RuleEnforcer(app_pool, writer_pool, journal, TaskChecks(), directory.hint, masks_of)
             await rules.enforce_everywhere(f"trustsoc {VERSION}", datetime.now(UTC))
             services = EdgeServices(
                 authenticator=authenticator,
@@ -142,7 +144,6 @@ class Edge:
             intake = Intake(
                 journal, directory.hint, self._metrics, ledger.receipts, ledger.refusals, admission=gate.admission
             )
-            keyring = signing_keyring(settings, app_pool)
             nonces = NonceStore(writer_pool)
             stack.push_async_callback(nonces.close)
             envelopes = envelope_check(settings, authenticator, keyring, nonces)
@@ -155,9 +156,8 @@ class Edge:
             shards = ShardServices(authenticator, app_pool, writer_pool, directory, settings.virtual_shards)
             application.include_router(shard_routes(shards))
             _add_rule_routes(application, services, rules)
-            _add_past_routes(application, services, journal, settings)
-            agents = _authenticator(app_pool, settings, self._seal, AgentAuthenticator)
-            parts = ControlParts(app_pool, writer_pool, authenticator, agents, nonces, keyring)
+            _add_past_routes(application, services, journal, settings, keyring)
+            parts = self._control_parts(services, nonces, keyring)
             control = await stack.enter_async_context(open_control(settings, parts))
             control.add_to(application)
             chores = [*store_chores(app_pool, writer_pool, _retention(settings)), nonce_chore(writer_pool)]
@@ -169,6 +169,18 @@ class Edge:
             await stack.enter_async_context(serving_tls(application, settings, self._metrics))
             yield
 
+    def _control_parts(self, services: EdgeServices, nonces: NonceStore, keyring: SigningKeyring) -> ControlParts:
+        return ControlParts(
+            app_pool=services.app_pool,
+            writer_pool=services.writer_pool,
+            authenticator=services.authenticator,
+            agents=authenticator_on(services.app_pool, self._seal, self._settings.key_cache_s, AgentAuthenticator),
+            nonces=nonces,
+            keyring=keyring,
+            metrics=self._metrics,
+            enforce_rules=services.enforce_rules,
+        )
+
 
 def _add_rule_routes(application: FastAPI, services: EdgeServices, rules: RuleEnforcer) -> None:
     authenticator, app_pool, writer_pool = services.authenticator, services.app_pool, services.writer_pool
@@ -179,7 +191,13 @@ def _add_rule_routes(application: FastAPI, services: EdgeServices, rules: RuleEn
     application.include_router(rule_routes(RuleListing(authenticator, app_pool)))
 
 
-def _add_past_routes(application: FastAPI, services: EdgeServices, journal: JournalWriter, settings: Settings) -> None:
+def _add_past_routes(
+    application: FastAPI, services: EdgeServices, journal: JournalWriter, settings: Settings, keyring: SigningKeyring
+) -> None:
+    async def masks_of(tenant: TenantId) -> RecordMasks | None:
+        async with tenant_transaction(services.app_pool, tenant) as transaction:
+            return await masks_of_records(transaction, keyring)
+
     authenticator = services.authenticator
     holds = HoldServices(authenticator, services.app_pool, services.writer_pool, settings.raw_log_retention_days)
     application.include_router(hold_routes(holds))
@@ -188,7 +206,7 @@ def _add_past_routes(application: FastAPI, services: EdgeServices, journal: Jour
     streams = ReplayStreams()  # replays and backtests together are only so many at once
     most, rule_cache = settings.replay_max_batches, str(settings.rule_cache or "")
     application.include_router(replay_routes(authenticator, streams, replay_lines, most))
-    application.include_router(backtest_routes(authenticator, streams, backtest_lines, most, rule_cache))
+    application.include_router(backtest_routes(authenticator, streams, backtest_lines, most, masks_of, rule_cache))
 
 
 def _retention(settings: Settings) -> RetentionPlan:
@@ -199,17 +217,6 @@ def _retention(settings: Settings) -> RetentionPlan:
         rollups_5m=timedelta(days=settings.rollup_5m_retention_days),
         rollups_1h=timedelta(days=settings.rollup_1h_retention_days),
     )
-
-
-def _authenticator(app_pool: Pool, settings: Settings, seal: PeerSeal, kind: type[A]) -> A:
-    async def check(key: str) -> tenants.Principal | None:
-        return await tenants.authenticate(app_pool, key)
-
-    async def name_of(tenant: TenantId) -> str:
-        async with tenant_transaction(app_pool, tenant) as transaction:
-            return (await tenants.own_tenant(transaction)).name
-
-    return kind(check, name_of, time.monotonic, settings.key_cache_s, seal)
 
 
 def _add_routes(application: FastAPI, services: EdgeServices) -> None:

@@ -7,7 +7,7 @@ the connection hears no more; the backtest keeps its place until it has ended.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
@@ -16,6 +16,8 @@ from pydantic import AwareDatetime, ConfigDict, Field
 
 from actors.backtest import BacktestRequest
 from actors.replay import Line
+from actors.rule_masking import RecordMasks
+from detect.record import TenantId
 from serve.auth import Authenticator
 from serve.ingest.body import parsed, read_body
 from serve.openapi import refusals
@@ -31,6 +33,7 @@ _REFUSALS = {
 }
 
 StartBacktest = Callable[[BacktestRequest], AsyncGenerator[Line, None]]
+MasksOfTenant = Callable[[TenantId], Awaitable[RecordMasks | None]]
 
 
 class BacktestModel(Model):
@@ -49,9 +52,15 @@ class BacktestModel(Model):
 
 
 def backtest_routes(
-    authenticator: Authenticator, streams: ReplayStreams, start: StartBacktest, max_batches: int, rule_cache: str = ""
+    authenticator: Authenticator,
+    streams: ReplayStreams,
+    start: StartBacktest,
+    max_batches: int,
+    masks_of: MasksOfTenant,
+    rule_cache: str = "",
 ) -> APIRouter:
-    """Backtests, for a tenant's key with the scope read: nothing is changed."""
+    """Backtests, for a tenant's key with the scope read: nothing is changed. Without a masking key `masks_of` raises
+    WireError."""
     router = APIRouter(prefix="/api/rules", tags=["rules"])
 
     @router.post(
@@ -65,7 +74,10 @@ def backtest_routes(
         body = await read_body(request.stream(), _LARGEST_BODY)
         asked = await asyncio.to_thread(parsed, BacktestModel, body)
         rules = tuple((file.name, file.text) for file in asked.rules)
-        wanted = BacktestRequest(tenant, rules, asked.since, asked.until, max_batches, rule_cache=rule_cache)
+        masks = await masks_of(tenant)
+        wanted = BacktestRequest(
+            tenant, rules, asked.since, asked.until, max_batches, rule_cache=rule_cache, masks=masks
+        )
         return await streams.answer(lambda: start(wanted))
 
     return router

@@ -25,6 +25,7 @@ from serve.ingest.receipts import JWKS_PATH, ReceiptSigner, batch_id
 from serve.openapi import refusals
 from serve.schemas import Model
 from serve.settings import Settings
+from serve.stamped_route import StampedRoute
 from store.journal import JournalWriter
 from store.ledger import forget_runs, ledger_page, read_batch
 from store.postgres import Pool, system_transaction, tenant_transaction
@@ -210,8 +211,8 @@ async def open_ledger(
 
 
 def ledger_routes(ledger: Ledger, authenticator: Authenticator, envelopes: EnvelopeCheck) -> APIRouter:
-    """Statements need the scope `ingest`, reading needs `read`, public keys need nothing."""
-    router = APIRouter()
+    """Statements need the scope `ingest`, reading needs `read`, public keys need nothing. Answers are stamped."""
+    router = APIRouter(route_class=StampedRoute)
 
     @router.get(JWKS_PATH, tags=["receipts"])
     async def jwks(response: Response) -> dict[str, list[dict[str, str]]]:

@@ -150,7 +150,10 @@ class TenantRulesModel(Model):
 
 
 class RuleModel(Model):
-    """A rule. `state`: on; silent (it feeds correlations and never alerts); off (by the overlay)."""
+    """A rule. `state`: on; silent (it feeds correlations and never alerts); off (by the overlay).
+
+    `doubts`: what may keep it from finding what it is for, such as a name that masked records never hold.
+    """
 
     id: str
     title: str
@@ -163,6 +166,7 @@ class RuleModel(Model):
     path: str
     version: str
     techniques: list[str]
+    doubts: list[str]
     hits: int
     last_hit: str | None
 
@@ -249,18 +253,20 @@ def rule_routes(listing: RuleListing) -> APIRouter:
     router = APIRouter(prefix="/api/rules", tags=["rules"], responses=refusals(_RULE_REFUSALS))
 
     @router.get("")
-    async def rules(
+    async def rules(  # noqa: PLR0913 - one parameter an option of the query
+        *,
         request: Request,
         text: Annotated[str | None, Query(max_length=200, description="In id, title or tags.")] = None,
         pack: Annotated[str | None, Query(max_length=100)] = None,
         state: RuleState | None = None,
         level: Annotated[Severity, Query(description="From this level on.")] = "informational",
+        doubtful: Annotated[bool, Query(description="Only rules with doubts.")] = False,
         days: Days = 7,
         limit: Annotated[int, Query(ge=1, le=500, description="Items a page.")] = 100,
         cursor: Annotated[str | None, Query(max_length=2000, description="`next_cursor` of the page before.")] = None,
     ) -> RulePage:
         """The rules that judge the tenant's records, with those that are off."""
-        wanted = RuleFilter(text, pack, state, level, days)
+        wanted = RuleFilter(text, pack, state, level, days, doubtful)
         return RulePage(**await listing.rules(request.headers, wanted, limit, cursor))
 
     @router.get("/{rule_id:path}")

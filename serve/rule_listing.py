@@ -34,13 +34,15 @@ _REMEMBERED = 8
 
 @dataclass(frozen=True, slots=True)
 class RuleFilter:
-    """Which rules. `text` is looked for in id, title and tags, letter case aside; hits are those of `days`."""
+    """Which rules. `text` is looked for in id, title and tags, letter case aside; hits are those of `days`; `doubtful`:
+    only those about which there are doubts."""
 
     text: str | None = None
     pack: str | None = None
     state: RuleState | None = None
     level_at_least: Severity = "informational"
     days: int = 7
+    doubtful: bool = False
 
     def takes(self, rule: RuleEntry) -> bool:
         """Whether the rule is among them."""
@@ -67,14 +69,17 @@ class RuleListing:
         after = _after(cursor)
         async with tenant_transaction(self._app_pool, tenant) as tx:
             _, catalog = await self._catalog(tx)
+            doubts = _doubts(catalog)
             found = (
                 [] if catalog is None else [rule for rule in catalog.rules if wanted.takes(rule) and rule.id > after]
             )
+            if wanted.doubtful:
+                found = [rule for rule in found if rule.id in doubts]
             page = found[:limit]
             hits = await rule_hits(tx, [rule.id for rule in page], datetime.now(UTC) - timedelta(days=wanted.days))
         more = len(found) > limit
         return {
-            "items": [_view(rule, hits.get(rule.id)) for rule in page],
+            "items": [_view(rule, hits.get(rule.id), doubts) for rule in page],
             "next_cursor": _cursor(page[-1].id) if more else None,
             "rule_set": None if catalog is None else catalog.digest,
         }
@@ -88,12 +93,12 @@ class RuleListing:
             hits = await rule_hits(tx, [rule.id], datetime.now(UTC) - timedelta(days=days))
             pack = await get_rule_set(tx, choice.digest or "")
         source = "" if pack is None else await asyncio.to_thread(_source, pack, f"{rule.pack}/{rule.path}")
-        doubts = () if catalog is None else (*catalog.errors, *catalog.warnings)
+        problems = () if catalog is None else (*catalog.errors, *catalog.warnings)
         entry = orjson.loads(choice.overlay).get("rules", {}).get(rule.id)
         live = in_force(read_overlay(choice.overlay), datetime.now(UTC)).rules
-        return _view(rule, hits.get(rule.id)) | {
+        return _view(rule, hits.get(rule.id), _doubts(catalog)) | {
             "source": source,
-            "problems": [problem_view(doubt) for doubt in doubts if doubt.rule_id == rule.id],
+            "problems": [problem_view(problem) for problem in problems if problem.rule_id == rule.id],
             "overlay": entry if rule.id in live else None,
             "filters": list(rule.filters),
         }
@@ -132,11 +137,21 @@ def _severity(level: str) -> Severity:
     return next((severity for severity in SEVERITIES if severity == level), "medium")
 
 
-def _view(rule: RuleEntry, hits: RuleHits | None) -> dict[str, Any]:
+def _doubts(catalog: RuleCatalog | None) -> dict[str, list[str]]:
+    """By rule, what may keep it from finding what it is for."""
+    doubts: dict[str, list[str]] = {}
+    for warning in () if catalog is None else catalog.warnings:
+        if warning.rule_id is not None:
+            doubts.setdefault(warning.rule_id, []).append(warning.reason)
+    return doubts
+
+
+def _view(rule: RuleEntry, hits: RuleHits | None, doubts: dict[str, list[str]]) -> dict[str, Any]:
     names = ("id", "title", "kind", "level", "status", "state", "pack", "path", "version")
     return {name: getattr(rule, name) for name in names} | {
         "enabled": rule.state != "off",
         "techniques": list(rule.techniques),
+        "doubts": doubts.get(rule.id, []),
         "hits": 0 if hits is None else hits.hits,
         "last_hit": None if hits is None or hits.last_hit is None else iso_time(hits.last_hit),
     }

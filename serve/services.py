@@ -66,7 +66,7 @@ class AdvisorStatus(Protocol):
 
 
 class RulesInForce(Protocol):
-    """Puts the installation's rule pack in force for a new tenant."""
+    """Makes a tenant's rules anew, and puts them in force."""
 
     async def __call__(self, tenant: TenantId) -> None: ...
 

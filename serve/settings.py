@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import socket
 from pathlib import Path
 from typing import Literal
 
@@ -138,12 +139,13 @@ class Settings(BaseSettings):
 
     @property
     def agent_address(self) -> str:
-        """The base address that agents are told at enrolment."""
+        """The base address that agents are told at enrolment; one that listens everywhere goes by this host's name."""
         if self.agent_url:
             return self.agent_url.rstrip("/")
         host, port, scheme = (
             (self.tls_host, self.tls_port, "https") if self.tls_port else (self.http_host, self.http_port, "http")
         )
+        host = socket.gethostname() if host in {"0.0.0.0", "::"} else host  # noqa: S104 - compared
         return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
     @property

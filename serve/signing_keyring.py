@@ -102,9 +102,10 @@ class SigningKeyring:
             raise _unusable(error) from error
         return self._masters.newest
 
-    def forget(self) -> None:
-        """Drops what is remembered, after a change on this replica."""
-        self._known.clear()
+    def forget(self, tenant: TenantId | None = None) -> None:
+        """Drops what is remembered of a tenant, or of all, after a change of its keys."""
+        for known in [known for known in self._known if tenant is None or known[0] == tenant]:
+            del self._known[known]
 
 
 def _unusable(error: MasterKeyError) -> WireError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal, TypeAlias
 from uuid import UUID
 
@@ -23,6 +23,8 @@ Labels: TypeAlias = Mapping[str, str]
 
 MOST_LABELS = 32
 MOST_SELECTED = 100_000
+SILENT = timedelta(minutes=2)
+"""An agent polls every half minute at the latest; who is silent for so long is ill, or gone."""
 _LABEL = re.compile(r"[a-z0-9][a-z0-9._/-]{0,62}")
 _VALUE = re.compile(r"[A-Za-z0-9._:/@-]{0,63}")
 
@@ -109,6 +111,12 @@ async def active_agent(tx: TenantTransaction, agent: str) -> AgentRow:
     return found
 
 
+async def is_revoked(tx: TenantTransaction, agent: str) -> bool:
+    """Whether the agent of that name was revoked; one that was never enrolled was not."""
+    state: str | None = await tx.connection.fetchval(sql("agent_state"), text(agent, 256))
+    return state == "revoked"
+
+
 async def list_agents(tx: TenantTransaction, wanted: AgentFilter, limit: int, after: str) -> list[AgentRow]:
     """Agents by name, those after `after`, at most `limit` of them (1 to 1,000)."""
     labels = None if not wanted.labels else json_text(dict(wanted.labels))
@@ -140,15 +148,22 @@ async def revoke_agent(tx: TenantTransaction, agent: str, *, actor: str) -> list
     """
     if await tx.connection.fetchval(sql("agent_revoke"), text(agent, 256), text(actor)) is None:
         raise AgentNotFound(f"this tenant has no active agent {agent!r}")
-    for row in await tx.connection.fetch(sql("agent_signing_keys"), agent):
-        await revoke_signing_key(tx, row["key_id"], actor=actor)
-    serials = [row["serial"] for row in await tx.connection.fetch(sql("agent_certificates_revoke"), agent)]
+    # All rows before the first word in the audit chain: whoever holds a job waits for that chain next.
     cancelled = await tx.connection.fetch(sql("agent_jobs_cancel"), agent)
-    for row in cancelled:
-        await append_audit(tx, actor, "job.cancel", f"job:{row['job_id']}", {"reason": "agent_revoked"})
+    keys = await tx.connection.fetch(sql("agent_signing_keys"), agent)
+    serials = [row["serial"] for row in await tx.connection.fetch(sql("agent_certificates_revoke"), agent)]
+    for row in keys:
+        await revoke_signing_key(tx, row["key_id"], actor=actor)
+    await audit_cancelled_jobs(tx, cancelled, actor)
     detail = {"certificates": serials, "cancelled_jobs": len(cancelled)}
     await append_audit(tx, actor, "agent.revoke", agent_object(agent), detail)
     return serials
+
+
+async def audit_cancelled_jobs(tx: TenantTransaction, rows: Sequence[Any], actor: str) -> None:
+    """Puts down the rows of agent_jobs_cancel."""
+    for row in rows:
+        await append_audit(tx, actor, "job.cancel", f"job:{row['job_id']}", {"reason": "agent_revoked"})
 
 
 async def record_certificate(
@@ -179,10 +194,13 @@ async def certificates_for_job(tx: TenantTransaction, agent: str, job: UUID) -> 
     return count
 
 
-async def certificates_due(tx: TenantTransaction, now: datetime, most: int) -> list[tuple[str, str]]:
-    """Agents whose newest certificate is in the last third of its life, with its serial, the most urgent first."""
-    rows = await tx.connection.fetch(sql("agent_certificates_due"), now, most)
-    return [(row["agent"], row["serial"]) for row in rows]
+async def certificates_due(tx: TenantTransaction, now: datetime, week: int, most: int) -> list[tuple[str, str]]:
+    """Agents whose newest certificate is in the last third of its life, the most urgent first.
+
+    With each the idempotency key of the job that tells it so in that week; who was told already is left out.
+    """
+    rows = await tx.connection.fetch(sql("agent_certificates_due"), now, most, str(week))
+    return [(row["agent"], row["idempotency_key"]) for row in rows]
 
 
 async def list_certificates(tx: TenantTransaction, agent: str) -> list[CertificateRow]:
@@ -208,6 +226,17 @@ async def tenants_with_due_jobs(pool: Pool, now: datetime) -> list[UUID]:
     async with system_transaction(pool) as tx:
         rows = await tx.connection.fetch(sql("tenants_with_due_jobs"), now)
     return [UUID(int=row["tenant_id"].int) for row in rows]
+
+
+async def count_agents(pool: Pool, now: datetime) -> tuple[dict[str, int], dict[str, int]]:
+    """Active agents by status, with `silent` for who was not heard of for minutes, and open jobs by state.
+
+    Of all tenants together. Takes a pool of the writer role.
+    """
+    async with system_transaction(pool) as tx:
+        agents = await tx.connection.fetch(sql("agents_by_status"), now - SILENT)
+        jobs = await tx.connection.fetch(sql("jobs_by_state"))
+    return {row["status"]: row["agents"] for row in agents}, {row["state"]: row["jobs"] for row in jobs}
 
 
 def agent_object(agent: str) -> str:

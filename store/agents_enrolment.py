@@ -18,7 +18,7 @@ from uuid import UUID
 import orjson
 
 from detect.record import TenantId
-from store.agents import AgentRow, agent_object, agent_row, check_labels
+from store.agents import AgentRow, agent_object, agent_row, audit_cancelled_jobs, check_labels
 from store.audit import append_audit
 from store.postgres import Pool, TenantTransaction, key_lookup_transaction
 from store.queries import sql
@@ -37,7 +37,7 @@ class TokenNotFound(Exception):
 
 
 class AgentNameTaken(Exception):
-    """There is an active agent of that name."""
+    """There is an active agent of that name, or a sender that signs under it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +147,14 @@ async def enrol_agent(tx: TenantTransaction, token_id: str, enrolment: Enrolment
     if spent is None:
         raise TokenRefused("the enrolment token is unknown, spent or expired")
     actor = f"token:{token_id}"
+    # The name's rows before the audit chain, which everybody who holds one of them asks for next.
+    if await tx.connection.fetchval(sql("agent_hold"), enrolment.agent) == "active":
+        raise _taken(enrolment.agent)
+    orphaned = await tx.connection.fetch(sql("agent_jobs_cancel"), enrolment.agent)
+    if not spent["named"] and await tx.connection.fetch(sql("agent_signing_keys"), enrolment.agent):
+        # Its books in the ledger and its place among the senders would be the newcomer's.
+        taken = f"somebody signs as {enrolment.agent!r} already: choose another name, or have a token made for this one"
+        raise AgentNameTaken(taken)
     key = await create_signing_key(tx, enrolment.agent, master=master, actor=actor)
     row = await tx.connection.fetchrow(
         sql("agent_enrol"),
@@ -160,8 +168,9 @@ async def enrol_agent(tx: TenantTransaction, token_id: str, enrolment: Enrolment
         actor,
     )
     if row is None:
-        raise AgentNameTaken(f"there is an agent named {enrolment.agent!r} already: choose another name, or revoke it")
+        raise _taken(enrolment.agent)
     made = agent_row(row)
+    await audit_cancelled_jobs(tx, orphaned, actor)
     detail = {
         "labels": orjson.loads(spent["labels"]),
         "signing_key": key.key_id,
@@ -170,6 +179,10 @@ async def enrol_agent(tx: TenantTransaction, token_id: str, enrolment: Enrolment
     }
     await append_audit(tx, actor, "agent.enrol", agent_object(enrolment.agent), detail)
     return made
+
+
+def _taken(agent: str) -> AgentNameTaken:
+    return AgentNameTaken(f"there is an agent named {agent!r} already: choose another name, or revoke it")
 
 
 def _digest(token: str) -> bytes:

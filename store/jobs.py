@@ -22,6 +22,10 @@ JobState = Literal[
 JOB_STATES: Final[tuple[str, ...]] = get_args(JobState)
 FINAL_STATES: Final = frozenset({"succeeded", "failed", "rejected", "expired", "cancelled"})
 
+# Agents take no job that lives longer (agent.jobs): what was made all the same could never be handed out, and would
+# stand before all that comes after it.
+LONGEST: Final = timedelta(days=30)
+
 # What nobody should be able to start alone, unless the tenant says otherwise.
 NEEDS_APPROVAL: Final[tuple[str, ...]] = ("BLOCK_IP", "COLLECT_FILE", "UPDATE_CONFIG", "UPGRADE")
 
@@ -118,6 +122,8 @@ async def create_job(
     """
     if new.expires_at <= max(new.not_before, now):
         raise ValueError("the job would expire before it can begin")
+    if new.expires_at > now + LONGEST:
+        raise ValueError(f"a job must end within {LONGEST.days} days: begin it earlier, or let it live shorter")
     await active_agent(tx, new.agent)
     job_id = uuid4()
     state: JobState = "awaiting_approval" if approval else "queued"

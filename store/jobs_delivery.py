@@ -10,14 +10,16 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from detect.record import TenantId
 from store.audit import append_audit
 from store.jobs import JobNotFound, JobState, job_object
-from store.postgres import TenantTransaction
+from store.postgres import Pool, TenantTransaction, single_statement
 from store.queries import sql
 from store.values import text
 
 LEASE_S = 60.0
 MOST_OUTPUT_BYTES = 65_536
+SWEPT_AT_ONCE = 200
 
 
 class LeaseLost(Exception):
@@ -70,8 +72,13 @@ class Outcome:
 
 async def agent_standing(tx: TenantTransaction, agent: str) -> AgentStanding | None:
     """How the agent stands; None for one that was never enrolled. Writes nothing."""
-    row = await tx.connection.fetchrow(sql("job_next"), agent)
-    return None if row is None else AgentStanding(row["state"] == "active", row["result_key"], row["next_at"])
+    return _standing(await tx.connection.fetchrow(sql("agent_standing"), tx.tenant, agent))
+
+
+async def ask_standing(pool: Pool, tenant: TenantId, agent: str) -> AgentStanding | None:
+    """The same in one question of its own, without a transaction around it: every poll asks it. For the app role."""
+    async with single_statement(pool) as connection:
+        return _standing(await connection.fetchrow(sql("agent_standing"), tenant, agent))
 
 
 async def lease_jobs(tx: TenantTransaction, agent: str, most: int, lease_s: float = LEASE_S) -> list[LeasedJob]:
@@ -162,14 +169,24 @@ async def keep_lease(
     await tx.connection.execute(sql("job_output_extend"), job, lease_s)
 
 
-async def sweep_jobs(tx: TenantTransaction) -> int:
-    """Expires what nobody began in time and gives back what an agent holds no more; returns how many jobs changed."""
-    changed = await tx.connection.fetch(sql("jobs_give_back")) + await tx.connection.fetch(sql("jobs_expire"))
+async def sweep_jobs(tx: TenantTransaction, most: int = SWEPT_AT_ONCE) -> int:
+    """Expires what nobody began in time and gives back what an agent holds no more; returns how many jobs changed.
+
+    At most `most` of each: with as many as that there may be more.
+    """
+    changed = await tx.connection.fetch(sql("jobs_give_back"), most)
+    changed += await tx.connection.fetch(sql("jobs_expire"), most)
     for row in changed:
         action = "job.expire" if row["state"] == "expired" else "job.lease_lost"
         detail = {"state": row["state"], "attempt": row["attempt"]}
         await append_audit(tx, "server", action, job_object(_uuid(row["job_id"])), detail)
     return len(changed)
+
+
+def _standing(row: Any) -> AgentStanding | None:
+    if row is None or row["state"] is None:
+        return None
+    return AgentStanding(row["state"] == "active", row["result_key"], row["next_at"])
 
 
 async def _delivered(tx: TenantTransaction, agent: str, job: UUID) -> Any:

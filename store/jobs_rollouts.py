@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Final, Literal
 from uuid import UUID, uuid4
 
 import orjson
 
-from store.agents import select_agents
+from store.agents import SILENT, select_agents
 from store.audit import append_audit
 from store.jobs import JobConflict, NewJob, SelfApproval, insert_jobs
 from store.paging import Page, decode_time_and_id, encode_cursor, page_size
@@ -26,9 +26,9 @@ from store.values import json_text, text
 
 RolloutState = Literal["awaiting_approval", "running", "succeeded", "stopped", "cancelled"]
 
-# An agent polls every half minute at the latest; who is silent for so long after its job is ill.
-_SILENT_S = 120.0
 _NEVER_S = 1e9
+# The sweep looks at each of them every few seconds, for every tenant in turn.
+MOST_OPEN: Final = 100
 
 
 class RolloutNotFound(Exception):
@@ -90,11 +90,13 @@ async def create_rollout(
 ) -> RolloutRow:
     """Makes a rollout over the active agents that carry the labels now; its first wave is out unless it must wait.
 
-    Raises NoAgents, ValueError for waves that do not grow to 100.
+    Raises NoAgents, ValueError for waves that do not grow to 100, JobConflict while MOST_OPEN are open.
     """
     waves = list(new.waves)
     if not waves or waves[-1] != 100 or waves[0] < 1 or any(a >= b for a, b in pairwise(waves)):
         raise ValueError("waves are percents that grow, the last of them 100")
+    if len(await open_rollouts(tx)) >= MOST_OPEN:
+        raise JobConflict(f"{MOST_OPEN} rollouts are open already: wait for them, or cancel some")
     rollout_id = uuid4()
     agents = await select_agents(tx, new.labels, rollout_id)
     if not agents:
@@ -195,7 +197,7 @@ async def advance_rollout(tx: TenantTransaction, rollout_id: UUID, *, now: datet
     if rollout.wave == 0:
         await _release(tx, rollout, 1, 0, now)
         return True
-    silent = min(float(rollout.gate_s), _SILENT_S) if rollout.gate_s else _NEVER_S
+    silent = min(float(rollout.gate_s), SILENT.total_seconds()) if rollout.gate_s else _NEVER_S
     [found] = await tx.connection.fetch(sql("rollout_progress"), rollout_id, rollout.wave, silent)
     failures: int = found["failed"] + found["ill"]
     if failures > rollout.most_failures:

@@ -63,6 +63,13 @@ async def set_masking(
     return await read_masking(tx)
 
 
+async def masking_of_records(tx: TenantTransaction) -> str | None:
+    """How records of the tenant's agents may be masked: the masters of their keys, parted by spaces, and `clear` for
+    those that mask nothing; None when nobody masks."""
+    found: str | None = await tx.connection.fetchval(sql("masking_of_records"), tx.tenant)
+    return found
+
+
 async def note_masking_of_agent(tx: TenantTransaction, agent: str, master: int | None) -> None:
     """Writes down which key an agent was given."""
     await tx.connection.execute(sql("masking_of_agent"), agent, master)

@@ -78,12 +78,6 @@ async def hold_instance(tx: TenantTransaction, agent: str, owner: str, *, actor:
     return InstanceRow(row["state"] == "active", row["signing_key"] != "", row["enrolled_by"], health)
 
 
-async def is_revoked(tx: TenantTransaction, agent: str) -> bool:
-    """Whether the agent of that name was revoked; one that was never enrolled was not."""
-    state: str | None = await tx.connection.fetchval(sql("opamp_agent_state"), agent)
-    return state == "revoked"
-
-
 async def write_report(tx: TenantTransaction, agent: str, report: Report) -> None:
     """Stores what is known of an instance whose row is held."""
     await tx.connection.execute(

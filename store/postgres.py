@@ -122,17 +122,23 @@ async def connect_pool(
 
 
 @asynccontextmanager
-async def _transaction(pool: Pool) -> AsyncIterator[Connection]:
+async def single_statement(pool: Pool) -> AsyncIterator[Connection]:
+    """A connection outside of any transaction, for one statement that enters its tenant by itself."""
     with storage_errors():
         try:
             connection = await pool.acquire(timeout=_ACQUIRE_SECONDS)
         except OSError as error:
             raise StorageUnavailable(f"cannot connect: {error}", 2.0) from error
         try:
-            async with connection.transaction():
-                yield connection
+            yield connection
         finally:
             await pool.release(connection, timeout=_ACQUIRE_SECONDS)
+
+
+@asynccontextmanager
+async def _transaction(pool: Pool) -> AsyncIterator[Connection]:
+    async with single_statement(pool) as connection, connection.transaction():
+        yield connection
 
 
 @asynccontextmanager

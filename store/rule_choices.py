@@ -55,15 +55,18 @@ class RuleChoice:
     refused_reason: str | None
     changed_by: str
     changed_at: datetime
+    masked: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class NewSet:
-    """The rule set that packs and overlay come to, and when that changes by itself."""
+    """The rule set that packs and overlay come to, and when that changes by itself. `masked` names how the records are
+    masked that it is for, and by which policy; None: not at all."""
 
     digest: str
     used: tuple[PackChoice, ...]
     next_expiry: datetime | None
+    masked: str | None = None
 
 
 async def read_choice(tx: TenantTransaction, *, lock: bool = False) -> RuleChoice:
@@ -105,13 +108,13 @@ async def write_choice(
 
 async def set_rules(tx: TenantTransaction, new: NewSet) -> None:
     """Notes the rule set that should be in force."""
-    await tx.connection.execute(sql("rule_choice_set"), new.digest, _packs_json(new.used), new.next_expiry)
+    await tx.connection.execute(sql("rule_choice_set"), new.digest, _packs_json(new.used), new.next_expiry, new.masked)
 
 
 async def refuse_rules(tx: TenantTransaction, current: RuleChoice, new: NewSet, reason: str) -> None:
     """Notes that this rule set cannot be put in force: the one before goes on. The audit log hears of a set once."""
     await tx.connection.execute(
-        sql("rule_choice_refused"), new.digest, text(reason), _packs_json(new.used), new.next_expiry
+        sql("rule_choice_refused"), new.digest, text(reason), _packs_json(new.used), new.next_expiry, new.masked
     )
     if current.refused_digest == new.digest:
         return
@@ -126,9 +129,10 @@ async def mark_enforced(tx: TenantTransaction, choice: RuleChoice, seq: int) -> 
     await append_audit(tx, "trustsoc", "rules.enforce", f"tenant:{tx.tenant}", detail)
 
 
-async def choices_due(tx: SystemTransaction, now: datetime) -> list[TenantId]:
-    """Tenants whose rules are not what they should be: a newer pack, an entry that expired, a change left half done."""
-    rows = await tx.connection.fetch(sql("rule_choices_due"), now)
+async def choices_due(tx: SystemTransaction, now: datetime, policy: str) -> list[TenantId]:
+    """Tenants whose rules are not what they should be: a newer pack, an entry that expired, agents that mask otherwise
+    than the rules were made for (or by another policy than this one), a change left half done."""
+    rows = await tx.connection.fetch(sql("rule_choices_due"), now, policy)
     return [TenantId(UUID(int=row["tenant_id"].int)) for row in rows]
 
 

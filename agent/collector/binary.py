@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-SYNCHRONOUS: Final = "--feature-gates=stanza.synchronousLogEmitter"
+_GATE: Final = "stanza.synchronousLogEmitter"
+SYNCHRONOUS: Final = f"--feature-gates={_GATE}"
 """Argument by which offsets are stored only after the lines before them were handed on (collector 0.122 and later);
 without it up to 100 lines of a file are lost when the collector is killed."""
 
@@ -52,6 +53,17 @@ def read_components(binary: Path) -> dict[str, frozenset[str]]:
         return {kind: frozenset(_type(entry) for entry in listed.get(kind) or ()) for kind in KINDS}
     except (yaml.YAMLError, AttributeError, TypeError, KeyError) as error:
         raise CollectorError(f"{binary} lists its components in a form that is not known here") from error
+
+
+def safe_arguments(binary: Path) -> tuple[str, ...]:
+    """SYNCHRONOUS where the program has that gate; one that does not know it, or not any longer, would not start."""
+    try:
+        done = _run([str(binary), "featuregate"], {})
+    except CollectorError:
+        return ()
+    rows = (line.split() for line in done.stdout.splitlines())
+    stages = [row[2] for row in rows if len(row) > 2 and row[0] == _GATE]
+    return (SYNCHRONOUS,) if done.returncode == 0 and stages in (["Alpha"], ["Beta"]) else ()
 
 
 def validate(binary: Path, configuration: Path, environment: Mapping[str, str]) -> str:

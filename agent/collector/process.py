@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
-import signal
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from agent.child import die_with_parent
 from agent.collector.binary import CollectorError, find_binary
 from agent.collector.profile import KEY_VARIABLE
 from agent.collector.small_profile import CollectorProfile, render_profile
 
 _READY: Final = "Everything is ready"
 _LOG_LINES: Final = 200
-_PR_SET_PDEATHSIG: Final = 1
 
 
 class Collector:
@@ -74,7 +71,7 @@ class Collector:
             encoding="utf-8",
             errors="replace",
             start_new_session=True,
-            preexec_fn=_die_with_parent(),  # noqa: PLW1509  # only a system call, made ready before the fork
+            preexec_fn=die_with_parent(),  # noqa: PLW1509  # only a system call, made ready before the fork
         )
         self._reader = threading.Thread(target=self._read_log, name="collector-log", daemon=True)
         self._reader.start()
@@ -141,16 +138,3 @@ class Collector:
         with self._changed:
             self._ended = True
             self._changed.notify_all()
-
-
-def _die_with_parent() -> Callable[[], None]:
-    """For the child, before it becomes the collector: end when the parent does, even by SIGKILL (Linux)."""
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    parent = os.getpid()
-
-    def arrange() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return arrange

@@ -14,20 +14,20 @@ from agent.controller.assembly import AssembledController
 from agent.controller.identity import IdentityError
 from agent.controller.settings import SETTINGS_PATH, SettingsError, read_settings
 from agent.executed import JournalBusy
-from agent.host_policy import HostPolicyError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit status: 0 after a signal, 2 when the controller cannot start (the reason is on stderr)."""
+    """The exit status: 0 after a signal; when it cannot start (the reason is on stderr) 1 if that may pass, else 2."""
     parser = argparse.ArgumentParser(prog="trustsoc-agent-controller", description="Carries out signed jobs.")
     parser.add_argument("--config", type=Path, default=SETTINGS_PATH, help="its settings (YAML)")
     arguments = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
         controller = AssembledController(read_settings(arguments.config))
-    except (SettingsError, IdentityError, HostPolicyError, JournalBusy, CollectorError, OSError, ValueError) as error:
+    except (SettingsError, IdentityError, JournalBusy, CollectorError, OSError, ValueError) as error:
         print(f"the controller cannot start: {error}", file=sys.stderr)
-        return 2
+        # One that was killed may still be ending, a disk have room again.
+        return 1 if isinstance(error, JournalBusy | OSError) else 2
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: controller.stop())
     controller.run()

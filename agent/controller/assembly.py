@@ -26,7 +26,7 @@ from agent.controller.settings import CollectorSettings, ControllerSettings, Set
 from agent.controller.update_config import UpdateConfig
 from agent.controller.upgrade import Upgrade
 from agent.executed import ExecutedJobs
-from agent.host_policy import read_host_policy
+from agent.host_policy import HostPolicyError, read_host_policy
 
 logger = logging.getLogger("trustsoc.controller")
 
@@ -50,16 +50,20 @@ class ManagedCollector:
     binary: Path
     env: dict[str, str]
     health_s: float
+    changed: bool
 
     def begin(self) -> None:
-        """Puts back what a crash left in a trial, and starts the program where that is the controller's duty."""
+        """Puts back what a crash left in a trial, and starts the program where that is the controller's duty.
+
+        `changed`: a service of the host may still run with another configuration than the one to begin with.
+        """
         was_trying = self.configs.recover()
-        if was_trying and self.configs.state.running:
+        if (was_trying or self.changed) and self.configs.state.running:
             try:
                 self.service.restart()
             except ServiceTrouble as trouble:
                 # The controller goes on: another configuration, by another job, may be what mends it.
-                logger.error("the collector does not start with the configuration that ran before: %s", trouble)
+                logger.error("the collector does not start: %s", trouble)
         self.keep()
 
     def keep(self) -> None:
@@ -69,12 +73,10 @@ class ManagedCollector:
 
 
 class AssembledController:
-    """A controller with all that it uses. Raises IdentityError, SettingsError, HostPolicyError, JournalBusy."""
+    """A controller with all that it uses. Raises IdentityError, SettingsError, JournalBusy, CollectorError."""
 
     def __init__(self, settings: ControllerSettings, *, wait_s: int = 25) -> None:
         self.stopping = threading.Event()
-        # A policy that cannot be read shows at the start, not with the first job.
-        read_host_policy(Path(settings.policy))
         folder = Path(settings.folder)
         identity = IdentityFolder(folder)
         identity.job_keys()
@@ -92,13 +94,19 @@ class AssembledController:
             forwarder_status=settings.forwarder_status,
             offset_ms=lambda: self._client.offset_ms,
         )
+        try:
+            read_host_policy(Path(settings.policy))
+        except HostPolicyError as error:
+            # It shows now, not with the first job; the rest of the agent does without one.
+            self._health.trouble("policy", str(error))
+            logger.error("no job is carried out: %s", error)
         if self._journal.damaged:
             self._health.trouble("memory", "the memory of jobs was damaged: jobs issued before now are refused")
         self._controller = Controller(
             identity=identity,
             client=self._client,
             journal=self._journal,
-            executors=_executors(settings, identity, self._client, self.collector, self.stopping.set),
+            executors=_executors(settings, identity, self._client, self.collector, self._health, self.stopping.set),
             policy_path=Path(settings.policy),
             health=self._health,
             stopping=self.stopping,
@@ -125,24 +133,21 @@ class AssembledController:
 def _collector(settings: CollectorSettings, folder: Path) -> ManagedCollector | None:
     if not settings.config:
         return None
-    if settings.binary:
-        binary = Path(settings.binary)
-    else:
-        from agent.collector import find_binary
+    from agent.collector.binary import find_binary, safe_arguments
 
-        binary = find_binary()
+    binary = Path(settings.binary) if settings.binary else find_binary()
     try:
         env = environment(settings.environment_file)
     except OSError as error:
         raise SettingsError(f"collector: environment_file: {error}") from error
     configs = CollectorConfigs(folder / "collector")
-    configs.adopt(Path(settings.config))
+    changed = configs.adopt(Path(settings.config))
     service: Service
     if settings.restart:
         service = CommandService(settings.restart, settings.alive)
     else:
-        service = ChildService([str(binary), f"--config={configs.current}"], env)
-    return ManagedCollector(configs, service, binary, env, settings.health_s)
+        service = ChildService([str(binary), f"--config={configs.current}", *safe_arguments(binary)], env)
+    return ManagedCollector(configs, service, binary, env, settings.health_s, changed)
 
 
 def _executors(
@@ -150,6 +155,7 @@ def _executors(
     identity: IdentityFolder,
     client: ControlClient,
     collector: ManagedCollector | None,
+    health: HealthReport,
     end: Callable[[], None],
 ) -> dict[str, Executor]:
     named = identity.read()
@@ -159,9 +165,9 @@ def _executors(
         Ping(own_version(), lambda: {"agent": named.agent}, lambda: client.offset_ms),
         RulesReload(settings.rules),
         CertRotate(identity, client, lambda: reload_all(settings.certificate)),
-        CollectFile(client.post),
+        CollectFile(client.post, identity.folder),
         BlockIp(hosts),
-        Upgrade(settings.upgrade, upgrade_service, client.download, end),
+        Upgrade(settings.upgrade, upgrade_service, client.download, end, health.programs_trouble),
     ]
     if collector is not None:
         made.append(

@@ -11,6 +11,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from agent.controller.control_client import Refused, Unreachable
@@ -26,13 +27,15 @@ _FILE_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 class CollectFile:
     """Reads the file twice: for its digest, and to send it. One that changes in between is not sent as if it had not.
 
-    Arguments: `path`, and `most_bytes` where the job wants less than the policy allows.
+    Arguments: `path`, and `most_bytes` where the job wants less than the policy allows. `own` is the agent's folder,
+    whose keys never leave it, whatever the policy names.
     """
 
     type: Final = "COLLECT_FILE"
 
-    def __init__(self, post: Post) -> None:
+    def __init__(self, post: Post, own: Path) -> None:
         self._post = post
+        self._own = own
 
     def run(self, run: JobRun) -> Ending:
         """Carries the job out; with dry_run says size and digest."""
@@ -41,7 +44,7 @@ class CollectFile:
         allowed = run.policy.collect_file
         most = arguments.number("most_bytes", allowed.most_bytes, least=1)
         arguments.done()
-        with open_inside(path, allowed.roots) as stream:
+        with open_inside(path, allowed.roots, self._own) as stream:
             size, digest = _measured(stream, min(most, allowed.most_bytes))
             data: dict[str, Any] = {"path": path, "size": size, "digest": digest}
             if run.job.dry_run:
@@ -73,14 +76,16 @@ class CollectFile:
             raise JobFailed("changed", f"{data['path']} changed while it was read", data)
 
 
-def open_inside(path: str, roots: tuple[str, ...]) -> BinaryIO:
-    """The file, opened for reading, when it lies in one of the folders once links are followed.
+def open_inside(path: str, roots: tuple[str, ...], own: Path) -> BinaryIO:
+    """The file, opened for reading, when it lies in one of the folders once links are followed, and not in `own`.
 
     Raises JobRejected for a path outside, and for what is not a file of one name; JobFailed where it cannot be opened.
     """
     if not path.startswith("/") or "\0" in path:
         raise JobRejected("bad_arguments", "path must be absolute")
     real = os.path.realpath(path)
+    if f"{real}/".startswith(os.path.realpath(str(own)) + "/"):
+        raise JobRejected("host_policy", f"{path} is one of the agent's own files, which are never collected")
     for root in roots:
         real_root = os.path.realpath(root)
         if real.startswith(real_root + "/"):

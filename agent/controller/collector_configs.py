@@ -11,9 +11,11 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from agent.controller.durable import link_target, point_link, private_folder, write_whole
+
+_ADOPTED: Final = "adopted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,14 @@ class ConfigState:
     attempted: str = ""
     state: Literal["applied", "applying", "failed"] = "applied"
     detail: str = ""
+
+
+def last_adopted(folder: Path) -> str:
+    """The digest of the owner's file as it was taken last, empty before the first time."""
+    try:
+        return (folder / _ADOPTED).read_text(encoding="ascii")
+    except FileNotFoundError:
+        return ""
 
 
 class CollectorConfigs:
@@ -43,14 +53,22 @@ class CollectorConfigs:
         """Where the configuration of that digest lies."""
         return self._folder / "configs" / f"{digest}.yaml"
 
-    def adopt(self, file: Path) -> None:
-        """Begins with the configuration in the file, where none has ever run."""
-        if not self.state.running and file.is_file():
-            data = file.read_bytes()
-            digest = hashlib.sha256(data).hexdigest()
-            self.keep(digest, data)
-            self._write(ConfigState(digest, digest))
-            self._point(digest)
+    def adopt(self, file: Path) -> bool:
+        """Begins with the configuration in the host owner's file, and again whenever its owner has changed that.
+
+        Whether it did.
+        """
+        if not file.is_file():
+            return False
+        data = file.read_bytes()
+        digest = hashlib.sha256(data).hexdigest()
+        if digest == last_adopted(self._folder):
+            return False
+        self.keep(digest, data)
+        self._write(ConfigState(digest, digest))
+        self._point(digest)
+        write_whole(self._folder / _ADOPTED, digest.encode())
+        return True
 
     def recover(self) -> bool:
         """Puts the link back after a crash in the middle of a trial; whether there was one."""
@@ -79,6 +97,10 @@ class CollectorConfigs:
         for path in (self._folder / "configs").glob("*.yaml"):
             if path.stem not in (before, self.state.running):
                 path.unlink(missing_ok=True)
+
+    def confirm(self) -> None:
+        """What runs was asked for again: trouble with one tried since is over."""
+        self._write(ConfigState(self.state.running, self.state.running))
 
     def fail(self, detail: str) -> None:
         """Points the link back to what ran before (or removes it), then says so."""

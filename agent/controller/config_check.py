@@ -30,9 +30,16 @@ _FORBIDDEN_KEYS: Final = frozenset(
     {"journalctl_path", "root_path", "delete_after_read", "proxy_url", "exec", "command"}
 )
 _FORBIDDEN_OPERATORS: Final = frozenset({"file_output", "file_input", "stdin", "stdout", "k8s_event_input"})
+# Texts in the language of operators; any other text is in it from EXPR( on.
+_EXPRESSION_KEYS: Final = frozenset({"if", "expr", "is_first_entry", "is_last_entry"})
+# Its functions that read variables, and all of its names ($env); a field that is called env may be named.
+_READS_VARIABLES: Final = re.compile(r"""(?<![\w"'])(?<!(?<!\.)\.)(?:env|os_env_func)\b""")
 _LISTEN_KEYS: Final = frozenset({"endpoint", "listen_address"})
 _PATH_KEYS: Final = frozenset({"include", "exclude", "path", "directory", "files", "filename"})
 _PATH_ENDINGS: Final = ("_file", "_path", "_directory")
+# Where other components than exporters connect to (a resource detector asks such a place).
+_CONNECT_KEYS: Final = frozenset({"endpoint", "address", "url", "host"})
+_NAME: Final = re.compile(r"[a-z0-9_]{1,60}(?:/[A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?!\.)){0,59})?")
 _SWITCH_KEYS: Final = frozenset({"include_file_path", "include_file_name"})
 _VARIABLE: Final = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
 _LOOKS_LIKE_PATH: Final = re.compile(r"(?:/|~|\.\.?/|file:)")
@@ -101,6 +108,10 @@ class _Check:
 
     def _component(self, kind: str, component: str, config: Any) -> Iterator[str]:
         place = f"{kind}: {component[:60]}"
+        if not _NAME.fullmatch(component):
+            # It becomes part of the names of files that the component stores.
+            yield f"{place}: after the type only '/' and a name of letters, digits, '-', '_' and '.' are allowed"
+            return
         allowed = getattr(self._policy, kind)
         if component.split("/", 1)[0] not in allowed:
             yield f"{place}: the host's policy allows {', '.join(allowed) or 'none'}"
@@ -112,6 +123,10 @@ class _Check:
             for where, key, value in entries:
                 if key in _LISTEN_KEYS and isinstance(value, str) and not self._may_listen(value):
                     yield f"{': '.join(where)}: {key}: {value[:80]} is neither loopback nor in the policy's listen"
+        else:
+            for where, key, value in entries:
+                if key in _CONNECT_KEYS and isinstance(value, str) and _origin(value) not in self._destinations:
+                    yield f"{': '.join(where)}: {key}: {value[:80]} is not a destination of the host's policy"
 
     def _exporter(self, place: str, config: Any) -> Iterator[str]:
         if not isinstance(config, dict):
@@ -145,6 +160,9 @@ class _Check:
                     yield f"{': '.join(place)}: the key {key!r} must be text"
                     continue
                 yield from self._text(key, (*place, "a key"))
+                if "::" in key:
+                    # To the collector `a::b` is b below a, which would be judged as neither.
+                    yield f"{': '.join(place)}: {key[:60]}: write what is below a key below it"
                 if key in _FORBIDDEN_KEYS:
                     yield f"{': '.join(place)}: {key} is not allowed"
                 if key == "type" and isinstance(item, str) and item in _FORBIDDEN_OPERATORS:
@@ -166,6 +184,9 @@ class _Check:
         rest = _VARIABLE.sub("", text)
         if "$" in rest.replace("$$", "") or "$${" in rest:
             yield f"{where}: of what is expanded only ${{env:NAME}} is allowed (a $ itself is written $$)"
+        expression = place[-1] in _EXPRESSION_KEYS or "EXPR(" in text
+        if place[0] == "receivers" and expression and _READS_VARIABLES.search(text):
+            yield f"{where}: an expression must not read variables (env): only ${{env:NAME}} is allowed"
         if _URL.match(text):
             if _origin(text) not in self._destinations:
                 yield f"{where}: {text[:80]} is not a destination of the host's policy"
@@ -178,8 +199,8 @@ class _Check:
         if place[-1] == "a key" or "$" in path or not path.startswith("/"):
             return False
         fixed, *pattern = re.split(r"[*?\[{]", path, maxsplit=1)
-        # Wherever they stand: a pattern's braces may hold them too.
-        if ".." in path or os.path.normpath(fixed) not in (fixed.rstrip("/") or "/", fixed):
+        # Wherever they stand: a pattern's braces may hold them too, and a backslash may stand between them.
+        if ".." in path or "\\" in path or os.path.normpath(fixed) not in (fixed.rstrip("/") or "/", fixed):
             return False
         return any(fixed.startswith(folder + "/") or (fixed == folder and not pattern) for folder in folders)
 

@@ -23,6 +23,7 @@ from agent.controller.identity import AgentIdentity
 
 _MOST_ANSWER: Final = 4_194_304
 _TIMEOUT_S: Final = 30.0
+_MOST_DIGITS: Final = 15
 
 
 class Unreachable(Exception):
@@ -79,6 +80,10 @@ class ControlClient:
         """Another client with the same files, for another thread."""
         return self.with_files(self._tls)
 
+    def use_key(self, signing_key: SigningKey) -> None:
+        """Signs with this key from the next call on."""
+        self._signing_key = signing_key
+
     def post(self, path: str, body: dict[str, Any], *, timeout_s: float = _TIMEOUT_S) -> dict[str, Any]:
         """The object that the server answers with. Raises Unreachable, Refused."""
         data = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
@@ -122,11 +127,11 @@ class ControlClient:
                 sink.truncate()
             request = (method, path, body, idempotency_key)
             status, headers, data = self._exchange(request, timeout_s, most_bytes, sink)
-            server_time = headers.get(SERVER_TIME_HEADER.lower(), "")
-            if not server_time.isdigit():
+            server_time = _whole(headers.get(SERVER_TIME_HEADER.lower(), ""))
+            if server_time is None:
                 raise Unreachable(f"{path} was answered with {status} by something that is not the server")
             was_off = self.offset_ms
-            self.offset_ms = int(server_time) - time.time_ns() // 1_000_000
+            self.offset_ms = server_time - time.time_ns() // 1_000_000
             if status in (200, 201, 204):
                 return data
             # A used nonce and a clock that was off are mended by signing again.
@@ -203,4 +208,10 @@ def _detail(data: bytes) -> str:
 
 
 def _seconds(text: str) -> float | None:
-    return min(float(text), 3600.0) if text.isdigit() else None
+    seconds = _whole(text)
+    return min(float(seconds), 3600.0) if seconds is not None else None
+
+
+def _whole(text: str) -> int | None:
+    """The number, None for what is none: also of digits that are not 0 to 9, or more of them than a time has."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS else None

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
-from agent.canonical import NotCanonical, canonical
+from agent.canonical import MOST_INTEGER, NotCanonical, canonical
 from agent.controller.backoff import Backoff
 from agent.controller.control_client import ControlClient, Refused, Unreachable
-from agent.controller.executor import Ending, Executor, JobFailed, JobRejected
+from agent.controller.executor import Ending, Executor, JobFailed, JobRejected, ToBeContinued
 from agent.controller.health import HealthReport
-from agent.controller.identity import IdentityFolder
+from agent.controller.identity import IdentityError, IdentityFolder
 from agent.controller.job_run import HostJobRun, OutputStream
+from agent.controller.said import printable
 from agent.executed import ExecutedJobs, MemoryFull, Outcome, RememberedJob
 from agent.host_policy import HostPolicy, HostPolicyError, read_host_policy
 from agent.jobs import (
@@ -102,7 +103,10 @@ class Controller:
         """Ends what was interrupted, tells results, asks once and does what comes; returns seconds to wait then."""
         for known in self._journal.unfinished():
             self._execute(known, resumed=True)
+        self._read_signing_key()
         self.tell_results()
+        if self._stopping.is_set():
+            return 0.0
         before = time.monotonic()
         body = {"wait_s": self._wait_s, "most": 1, "health": self._health.report()}
         answer = self._client.post("/agent/jobs/pull", body, timeout_s=self._wait_s + 15.0)
@@ -121,7 +125,10 @@ class Controller:
         """Verifies one delivered job and carries it out, rejects it, or answers with what came of it before."""
         try:
             text, signature = item["job"].encode(), item["signature"]
-            lease, attempt = UUID(item["lease"]), int(item["attempt"])
+            lease, attempt = UUID(item["lease"]), item["attempt"]
+            # Neither is signed, and no result could be told that names another kind of number.
+            if type(attempt) is not int or not 0 <= attempt <= MOST_INTEGER:
+                raise ValueError("attempt must be an integer, 0 or more")
         except (KeyError, TypeError, ValueError, AttributeError):
             logger.error("the server sent something that is no job")
             return
@@ -179,6 +186,9 @@ class Controller:
                 self._say_running(known, started)
             with OutputStream(run, self._stream.post):
                 ending = executor.resume(run) if resumed else executor.run(run)
+        except ToBeContinued as pause:
+            logger.info("job %s (%s) goes on after the next start: %s", known.id, known.type, pause)
+            return
         except JobRejected as error:
             ending = Ending("rejected", error.reason, str(error), error.data)
         except JobFailed as error:
@@ -190,7 +200,7 @@ class Controller:
         outcome = Outcome(
             state=ending.state,
             reason=ending.reason,
-            detail=_plain(ending.detail)[:MOST_DETAIL],
+            detail=printable(ending.detail)[:MOST_DETAIL],
             output=output.text if output is not None else "",
             output_truncated=output is not None and output.truncated,
             started_at=started,
@@ -246,7 +256,7 @@ class Controller:
             agent=self._identity.agent,
             state="rejected",
             reason=reason,
-            detail=_plain(detail)[:MOST_DETAIL],
+            detail=printable(detail)[:MOST_DETAIL],
             output="",
             output_truncated=False,
             started_at=now,
@@ -261,6 +271,17 @@ class Controller:
     def _post_result(self, result: Result) -> None:
         text, signature = sign_result(self._result_key, result)
         self._client.post("/agent/jobs/result", {"result": text, "signature": signature})
+
+    def _read_signing_key(self) -> None:
+        """A key that its owner puts in place is used from the next poll on; one that cannot be read is not."""
+        try:
+            key = self._folder.signing_key()
+        except IdentityError as error:
+            self._health.trouble("signing key", str(error))
+            return
+        self._health.trouble("signing key", "")
+        self._client.use_key(key)
+        self._stream.use_key(key)
 
     def _take_job_keys(self, statement: Any) -> None:
         if not isinstance(statement, dict):
@@ -287,11 +308,6 @@ def _canonical_data(data: dict[str, Any]) -> dict[str, Any]:
     except NotCanonical as error:
         return {"unusable": str(error)}
     return data
-
-
-def _plain(text: str) -> str:
-    """Text that has a canonical form."""
-    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
 def _result(known: RememberedJob, agent: str, outcome: Outcome) -> Result:

@@ -8,6 +8,7 @@ import platform
 import ssl
 from datetime import UTC, datetime
 from http.client import HTTPException, HTTPSConnection
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -24,6 +25,7 @@ from agent.jobs import public_key
 _PATH: Final = "/agent/enroll"
 _FIRST_PAIR: Final = "enrolled"
 _MOST_ANSWER: Final = 262_144
+_MOST_NAME: Final = 200
 
 
 class EnrolmentError(Exception):
@@ -55,7 +57,7 @@ def enrol(folder: IdentityFolder, *, control: str, token: str, agent: str, autho
     }
     answer = _asked(control, body, authority)
     try:
-        identity = _identity(answer, agent)
+        identity = _identity(answer, agent, control)
         chain = str(answer["certificate"]).encode()
         check_certificate(chain, request, identity.uri, datetime.now(UTC))
         job_keys = {
@@ -85,15 +87,33 @@ def enrol(folder: IdentityFolder, *, control: str, token: str, agent: str, autho
     return identity.tenant_name
 
 
-def _identity(answer: dict[str, Any], agent: str) -> AgentIdentity:
+def usable_address(named: str, asked: str) -> str:
+    """The address that the server named, or the one that it was asked at where that names its own host's loopback."""
+    if _is_loopback(named) and not _is_loopback(asked):
+        return asked.rstrip("/")
+    return named
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _identity(answer: dict[str, Any], agent: str, control: str) -> AgentIdentity:
     if answer["agent"] != agent:
         raise ValueError(f"it names the agent {answer['agent']!r} instead of {agent!r}")
+    name = answer["tenant_name"]
+    if not isinstance(name, str) or not name.isprintable() or len(name) > _MOST_NAME:
+        raise ValueError("the tenant's name is no text of one line")
     return AgentIdentity(
         tenant=UUID(answer["tenant"]),
-        tenant_name=str(answer["tenant_name"]),
+        tenant_name=name,
         agent=agent,
-        ingest=str(answer["endpoints"]["ingest"]),
-        control=str(answer["endpoints"]["control"]),
+        ingest=usable_address(str(answer["endpoints"]["ingest"]), control),
+        control=usable_address(str(answer["endpoints"]["control"]), control),
         poll_s=max(1, min(300, int(answer["poll_s"]))),
     )
 

@@ -34,6 +34,10 @@ class JobRejected(JobFailed):
     """The job must not be done here: its arguments are wrong or the host's policy says no."""
 
 
+class ToBeContinued(Exception):
+    """The job goes on in the controller that is started next, whose `resume` ends it; the message says why."""
+
+
 class JobRun(Protocol):
     """What a running job may use of the controller."""
 
@@ -69,8 +73,9 @@ class JobRun(Protocol):
 class Executor(Protocol):
     """One type of job.
 
-    `run` returns how it ended or raises JobRejected or JobFailed, whose words become the result; any other exception
-    is a failure with the reason `internal`. With `run.job.dry_run` it says what it would do and changes nothing.
+    `run` returns how it ended or raises JobRejected or JobFailed, whose words become the result, or ToBeContinued; any
+    other exception is a failure with the reason `internal`. With `run.job.dry_run` it says what it would do and
+    changes nothing.
     """
 
     @property

@@ -52,22 +52,26 @@ class HealthReport:
         else:
             self._troubles.pop(what, None)
 
+    def programs_trouble(self) -> str:
+        """Which of the agent's own programs does not run or fails now; empty when all are well."""
+        spool, unread = self._forwarder()
+        if unread or spool.get("state") == "failing":
+            return unread or "the forwarder is failing: see its status"
+        return "the collector does not run" if self._collector_is_dead() else ""
+
     def report(self) -> dict[str, Any]:
         """The object of the poll's `health`."""
         troubles = dict(self._troubles)
         offset = self._offset_ms()
         if abs(offset) > _CLOCK_OFF_MS:
             troubles["clock"] = f"this host's clock is {-offset / 1000:+.0f} s off the server's"
-        spool: dict[str, Any] = {}
-        if self._forwarder_status:
-            try:
-                spool = _fetched(self._forwarder_status)
-            except (OSError, ValueError) as error:
-                troubles["forwarder"] = f"the forwarder's status cannot be read: {type(error).__name__}"
+        spool, unread = self._forwarder()
         state = spool.get("state")
-        if state in ("degraded", "failing"):
+        if unread:
+            troubles["forwarder"] = unread
+        elif state in ("degraded", "failing"):
             troubles["forwarder"] = f"the forwarder is {state}: see its status"
-        dead = self._service is not None and not self._service.alive()
+        dead = self._collector_is_dead()
         if dead:
             troubles["collector"] = "the collector does not run"
         config = asdict(self._configs.state if self._configs is not None else ConfigState())
@@ -83,8 +87,33 @@ class HealthReport:
             "lag_s": max(0, int(lag)) if isinstance(lag, int | float) else 0,
             "spool": dict([(name, value) for name, value in spool.items() if type(value) is int][:_MOST_COUNTERS]),
             "config": config | {"detail": config["detail"][:500]},
+            "masking": _masking(spool),
             "labels": self._labels,
         }
+
+    def _forwarder(self) -> tuple[dict[str, Any], str]:
+        """Its status, and why that could not be read."""
+        if not self._forwarder_status:
+            return {}, ""
+        try:
+            return _fetched(self._forwarder_status), ""
+        except (OSError, ValueError) as error:
+            return {}, f"the forwarder's status cannot be read: {type(error).__name__}"
+
+    def _collector_is_dead(self) -> bool:
+        """One that has no configuration yet is none."""
+        expected = self._configs is None or self._configs.state.running
+        return bool(expected) and self._service is not None and not self._service.alive()
+
+
+def _masking(spool: dict[str, Any]) -> dict[str, str]:
+    """Whether the forwarder masks what it takes, by its status: by which policy and which key."""
+    if "masking" not in spool:
+        return {"state": ""}
+    names = spool["masking"]
+    if not isinstance(names, dict):
+        return {"state": "off"}
+    return {"state": "on"} | {name: text for name in ("policy", "key") if isinstance(text := names.get(name), str)}
 
 
 def _fetched(url: str) -> dict[str, Any]:

@@ -92,7 +92,7 @@ class IdentityFolder:
             self.masking_key.unlink(missing_ok=True)
         else:
             write_whole(self.masking_key, f"{masking_key}\n".encode("ascii"))
-        self._write("signing_key.json", {"key_id": signing_key.key_id, "secret": signing_key.secret})
+        self.use_signing_key(signing_key)
         self._write_job_keys(0, job_keys)
         names = {"tenant": str(identity.tenant), "tenant_name": identity.tenant_name, "agent": identity.agent}
         urls = {"ingest": identity.ingest, "control": identity.control, "poll_s": identity.poll_s}
@@ -109,7 +109,14 @@ class IdentityFolder:
     def signing_key(self) -> SigningKey:
         """The key that signs requests."""
         value = self._read("signing_key.json")
-        return SigningKey(str(value.get("key_id")), str(value.get("secret")))
+        key_id, secret = value.get("key_id"), value.get("secret")
+        if not (isinstance(key_id, str) and key_id and isinstance(secret, str) and secret):
+            raise IdentityError(f"{self.folder / 'signing_key.json'} must state key_id and secret of a signing key")
+        return SigningKey(key_id, secret)
+
+    def use_signing_key(self, key: SigningKey) -> None:
+        """Keeps another key that signs requests, in the place of the one before."""
+        self._write("signing_key.json", {"key_id": key.key_id, "secret": key.secret})
 
     def result_key(self) -> Ed25519PrivateKey:
         """The key that signs results."""
@@ -138,7 +145,7 @@ class IdentityFolder:
         """
         serial, pinned = self.job_keys()
         try:
-            keys = verify_keys(statement.encode(), signature, pinned, serial)
+            keys = verify_keys(statement.encode("utf-8", "replace"), signature, pinned, serial)
         except JobRefused as refusal:
             if refusal.reason == "stale":
                 return None

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
 from agent.controller.control_client import Refused, Unreachable
+from agent.controller.said import printable
 from agent.executed import ExecutedJobs, RememberedJob
 from agent.host_policy import HostPolicy
 from agent.jobs import MOST_OUTPUT, Job
 
 STREAM_EVERY_S: Final = 1.0
 KEEP_LEASE_EVERY_S: Final = 15.0
-# All that is not text: a terminal that shows the output must not obey it.
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 
 
 class JobOutput:
@@ -37,7 +35,7 @@ class JobOutput:
 
     def write(self, text: str) -> None:
         """Adds what there is room for; control characters other than newline and tab become U+FFFD."""
-        data = _CONTROL.sub("\ufffd", text).encode()
+        data = printable(text).encode()
         with self._lock:
             kept = data[: self._left].decode("utf-8", "ignore")
             self.truncated = self.truncated or len(data) > self._left

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
-import signal
 import subprocess
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
+from agent.child import die_with_parent
+from agent.controller.said import LineLog, printable, without_values
+
+collector_log = logging.getLogger("trustsoc.collector")
+
 _COMMAND_S: Final = 60.0
 _LOG_LINES: Final = 40
+_LINE: Final = 2048
+_LAST_WORDS_S: Final = 5.0
 _READY: Final = "Everything is ready"
 
 
@@ -51,7 +59,8 @@ def healthy_for(service: Service, seconds: float, wait: Callable[[float], bool])
 
 
 def run_command(argv: Sequence[str], *, env: Mapping[str, str] | None = None, timeout_s: float = _COMMAND_S) -> str:
-    """Empty when the command succeeded, else its last words."""
+    """Empty when the command succeeded, else its last words. It runs as whom this process acts, and cannot go back."""
+    acts = os.geteuid() != os.getuid()
     try:
         done = subprocess.run(
             list(argv),
@@ -61,6 +70,8 @@ def run_command(argv: Sequence[str], *, env: Mapping[str, str] | None = None, ti
             stderr=subprocess.STDOUT,
             timeout=timeout_s,
             check=False,
+            user=os.geteuid() if acts else None,
+            group=os.getegid() if acts else None,
         )
     except subprocess.TimeoutExpired:
         return f"{argv[0]} did not end within {timeout_s:g} s"
@@ -96,7 +107,10 @@ class CommandService:
 
 
 class ChildService:
-    """A collector that is a child of the controller: it dies with it and is started again when it ends."""
+    """A collector that is a child of the controller: it dies with it and is started again when it ends.
+
+    What it writes is in the controller's log, bounded, without control characters and the values of its variables.
+    """
 
     def __init__(self, argv: Sequence[str], env: Mapping[str, str], *, ready_s: float = 20.0) -> None:
         self._argv = tuple(argv)
@@ -105,6 +119,7 @@ class ChildService:
         self._process: subprocess.Popen[str] | None = None
         self._log: deque[str] = deque(maxlen=_LOG_LINES)
         self._ready = threading.Event()
+        self._reader: threading.Thread | None = None
 
     def restart(self) -> None:
         """Returns when the pipeline runs. Raises ServiceTrouble with the collector's own words."""
@@ -120,11 +135,12 @@ class ChildService:
                 stderr=subprocess.PIPE,
                 text=True,
                 errors="replace",
-                preexec_fn=_die_with_parent(),  # noqa: PLW1509  # only a system call, made ready before the fork
+                preexec_fn=die_with_parent(),  # noqa: PLW1509  # only a system call, made ready before the fork
             )
         except OSError as error:
             raise ServiceTrouble(f"{self._argv[0]} cannot be run: {error.strerror}") from error
-        threading.Thread(target=self._read, args=(self._process, self._ready), daemon=True).start()
+        self._reader = threading.Thread(target=self._read, args=(self._process, self._ready), daemon=True)
+        self._reader.start()
         if not self._ready.wait(self._ready_s) or not self.alive():
             self.stop()
             raise ServiceTrouble("the collector did not start: " + "\n".join(list(self._log)[-10:])[-1500:])
@@ -151,17 +167,27 @@ class ChildService:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        if self._reader is not None:
+            # Its last words too; a program of its own may hold the pipe open for longer.
+            self._reader.join(_LAST_WORDS_S)
 
     def _read(self, process: subprocess.Popen[str], ready: threading.Event) -> None:
         if process.stderr is None:
             return
+        log = LineLog(collector_log.info, time.monotonic)
         with process.stderr:
-            for line in process.stderr:
-                self._log.append(line.rstrip("\n")[:2048])
+            # A line that has no end is read in pieces instead of into memory.
+            while line := process.stderr.readline(_LINE):
+                text = without_values(printable(line.rstrip("\n")), self._env)
+                self._log.append(text)
+                log.line(text)
                 if _READY in line:
                     ready.set()
+        log.end()
         # An end is news too: nobody needs to wait any longer.
-        process.wait()
+        status = process.wait()
+        if process is self._process:
+            collector_log.warning("the collector ended by itself with %d", status)
         ready.set()
 
 
@@ -170,14 +196,3 @@ def environment(file: str) -> dict[str, str]:
     lines = Path(file).read_text(encoding="utf-8").splitlines() if file else []
     pairs = (line.split("=", 1) for line in lines if "=" in line and not line.lstrip().startswith("#"))
     return {"PATH": os.environ.get("PATH", os.defpath)} | {name.strip(): value for name, value in pairs}
-
-
-def _die_with_parent() -> Callable[[], None]:
-    import ctypes
-
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-
-    def arrange() -> None:
-        prctl(1, signal.SIGTERM, 0, 0, 0)  # PR_SET_PDEATHSIG
-
-    return arrange

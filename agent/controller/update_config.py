@@ -12,6 +12,7 @@ from agent.controller.collector_configs import CollectorConfigs
 from agent.controller.config_check import check_config, plain_config
 from agent.controller.control_client import Refused, Unreachable
 from agent.controller.executor import INTERRUPTED, Arguments, Ending, JobFailed, JobRejected, JobRun
+from agent.controller.said import without_values
 from agent.controller.service import Service, ServiceTrouble, healthy_for, run_command
 from agent.host_policy import ConfigPolicy
 
@@ -55,6 +56,8 @@ class UpdateConfig:
         """Carries the job out."""
         digest = _digest_of(run)
         if digest == self._configs.state.running:
+            if not run.job.dry_run:
+                self._configs.confirm()
             return Ending("succeeded", "", "this configuration runs already", self._data(digest, changed=False))
         path = self._fetched(run, digest)
         if run.job.dry_run:
@@ -99,6 +102,7 @@ class UpdateConfig:
         path = self._configs.keep(digest, plain)
         said = run_command([str(self._binary), "validate", f"--config={path}"], env=self._env, timeout_s=_VALIDATE_S)
         if said:
+            said = without_values(said, self._env)
             self._configs.refuse(digest, said)
             raise JobFailed("invalid_config", said[:2000], self._data(digest, changed=False))
         return path

@@ -3,6 +3,10 @@
 Versions lie side by side in `versions/<version>`, `current` is a link to the one in use. A package says itself that it
 is sound (the command `check` of controller.yml, run inside it) before the link moves; afterwards the service must stay
 alive, or the link moves back.
+
+Where the new version is the agent itself (`end_controller`), this controller ends for it to be started, and the new one
+ends the job: once its programs are well, or by moving the link back. If it cannot even do that, the guard that runs
+before every start (packaging/systemd/trustsoc-agent-guard) moves it back, and the old version says so.
 """
 
 from __future__ import annotations
@@ -15,8 +19,16 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, Protocol
 
 from agent.controller.control_client import Refused, Unreachable
-from agent.controller.durable import link_target, point_link, sync_folder
-from agent.controller.executor import INTERRUPTED, Arguments, Ending, JobFailed, JobRejected, JobRun
+from agent.controller.durable import link_target, point_link, sync_folder, write_whole
+from agent.controller.executor import (
+    INTERRUPTED,
+    Arguments,
+    Ending,
+    JobFailed,
+    JobRejected,
+    JobRun,
+    ToBeContinued,
+)
 from agent.controller.package import VERSION_FORM, BadPackage, check_content, check_signature, is_newer, unpack
 from agent.controller.service import Service, ServiceTrouble, healthy_for, run_command
 from agent.controller.settings import UpgradeSettings
@@ -38,10 +50,16 @@ class Upgrade:
     type: Final = "UPGRADE"
 
     def __init__(
-        self, settings: UpgradeSettings, service: Service, download: Download, end_controller: Callable[[], None]
+        self,
+        settings: UpgradeSettings,
+        service: Service,
+        download: Download,
+        end_controller: Callable[[], None],
+        programs_trouble: Callable[[], str],
     ) -> None:
         self._settings = settings
         self._end_controller = end_controller
+        self._programs_trouble = programs_trouble
         self._folder = Path(settings.folder)
         self._service = service
         self._download = download
@@ -61,34 +79,69 @@ class Upgrade:
             run.write(f"would fetch {version} ({size} bytes), check it and switch from {before or 'none'} to it")
             return Ending("succeeded", "dry_run", "", self._data(version))
         run.note({"version": version, "before": before, "step": "unpack"})
-        place = self._unpacked(run, version, digest, size)
+        self._unpacked(run, version, digest, size)
         run.note({"version": version, "before": before, "step": "switch"})
-        point_link(self._folder / "current", f"versions/{version}")
-        run.write(f"{version} is in use; watching it for {self._settings.health_s:g} s")
-        trouble = self._trial(run)
-        if trouble:
-            back = self._back(before)
-            shutil.rmtree(place, ignore_errors=True)
-            raise JobFailed("unhealthy", f"{trouble}{back}"[:2000], self._data(version))
-        self._drop_others(before)
-        run.note({"version": version, "before": before, "step": "done"})
         if self._settings.end_controller:
+            write_whole(self._mark, f"{version} {before} 0\n".encode(), 0o644)
+        point_link(self._folder / "current", f"versions/{version}")
+        trouble = self._trial(run, version)
+        if trouble:
+            raise self._taken_back(trouble, version, before)
+        if self._settings.end_controller:
+            # What is wrong already is not the new version's doing.
+            known = self._programs_trouble()
+            run.note({"version": version, "before": before, "step": "trial", "known": known})
             self._end_controller()
-        return Ending("succeeded", "", "", self._data(version))
+            raise ToBeContinued(f"{version} is to be started and to prove itself")
+        return self._passed(run, version, before)
 
     def resume(self, run: JobRun) -> Ending:
-        """A version whose trial was cut short is taken back; one that had passed stays."""
+        """One whose trial was cut short is taken back, one that had passed stays; the agent's own is tried here."""
         checkpoint = run.checkpoint
         if checkpoint is None:
             return INTERRUPTED
-        version, before = str(checkpoint["version"]), str(checkpoint["before"])
-        if checkpoint["step"] == "done":
+        version, before, step = (str(checkpoint[name]) for name in ("version", "before", "step"))
+        if step == "done":
             return Ending("succeeded", "", "", self._data(version))
-        back = self._back(before) if self.version != before else ""
-        for name in (version, f".{version}.partial"):
-            shutil.rmtree(self._folder / "versions" / name, ignore_errors=True)
-        detail = f"the controller ended during the upgrade; {before or 'no version'} is in use{back}"
-        return Ending("failed", "interrupted", detail[:2000], self._data(version))
+        if step == "trial" and self.version == version:
+            return self._tried(run, version, before, str(checkpoint["known"]))
+        if step == "trial":
+            raise self._taken_back("it did not stay up, however often it was started", version, before)
+        shutil.rmtree(self._folder / "versions" / f".{version}.partial", ignore_errors=True)
+        failure = self._taken_back("the controller ended during the upgrade", version, before)
+        return Ending("failed", "interrupted", str(failure), failure.data)
+
+    @property
+    def _mark(self) -> Path:
+        return self._folder / "trial"
+
+    def _tried(self, run: JobRun, version: str, before: str, known: str) -> Ending:
+        """In the new version: whether the agent that it is of is as well as it was (`known`: its trouble then)."""
+        if run.wait(self._settings.health_s):
+            raise ToBeContinued("the agent was stopped during the trial")
+        trouble = self._programs_trouble()
+        if trouble not in ("", known):
+            raise self._taken_back(trouble, version, before)
+        return self._passed(run, version, before)
+
+    def _passed(self, run: JobRun, version: str, before: str) -> Ending:
+        self._mark.unlink(missing_ok=True)
+        self._drop_others(before)
+        run.note({"version": version, "before": before, "step": "done"})
+        return Ending("succeeded", "", "", self._data(version))
+
+    def _taken_back(self, trouble: str, version: str, before: str) -> JobFailed:
+        """Has the version before in use again, and ends a controller that is of the other one."""
+        moved = self.version != before
+        back = self._back(before) if moved else ""
+        self._mark.unlink(missing_ok=True)
+        if moved and self._settings.end_controller:
+            # This is the program in that folder, which may need more of it to end.
+            self._end_controller()
+        else:
+            shutil.rmtree(self._folder / "versions" / version, ignore_errors=True)
+        detail = f"{trouble}; {before or 'no version'} is in use{back}"
+        return JobFailed("unhealthy", detail[:2000], self._data(version))
 
     def _allowed(self, run: JobRun) -> tuple[str, str, int]:
         arguments = Arguments(run.job.args)
@@ -135,7 +188,11 @@ class Upgrade:
                 raise JobFailed("unsound", f"the new version's own check failed: {trouble}"[:2000], self._data(version))
         return place
 
-    def _trial(self, run: JobRun) -> str:
+    def _trial(self, run: JobRun, version: str) -> str:
+        if not (self._settings.restart or self._settings.alive):
+            # Nothing runs from there yet.
+            return ""
+        run.write(f"{version} is in use; watching it for {self._settings.health_s:g} s")
         try:
             self._service.restart()
         except ServiceTrouble as trouble:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import signal
 import sys
 from pathlib import Path
 
@@ -42,10 +43,12 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{given.config}: {error}", file=sys.stderr)
         return 2
     except (SpoolError, OSError) as error:
-        print(f"the forwarder cannot start: {error}", file=sys.stderr)
+        print(f"the forwarder cannot run: {error}", file=sys.stderr)
         return 1
     return 0
 
 
 if __name__ == "__main__":
+    # It would end a process that has no handler yet, and which has not read yet what has changed.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     sys.exit(main())

@@ -1,6 +1,6 @@
 """What the listener answers, as OTLP/HTTP asks: in the type of the request, errors as google.rpc.Status.
 
-A collector drops its data on 400 and 500, so trouble on this side is always 503 with Retry-After.
+A collector drops its data on 400, 401 and 500, so what will pass, or can be mended, is always 503 with Retry-After.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from agent.forwarder.batch import MEDIA_TYPES, BodyKind
 ACCEPTED_ENCODINGS: Final = "gzip, zstd, deflate"
 
 # google.rpc.Code (googleapis google/rpc/code.proto) by HTTP status.
-_CODES: Final = {400: 3, 401: 16, 403: 7, 404: 12, 405: 12, 413: 8, 415: 3, 503: 14}
+_CODES: Final = {400: 3, 401: 16, 403: 7, 404: 12, 405: 12, 413: 8, 415: 3, 422: 9, 503: 14}
 _RETRY_INFO = "type.googleapis.com/google.rpc.RetryInfo"
 _LONGEST_DETAIL = 500
 

@@ -71,8 +71,11 @@ class Bookkeeper:
             self._meter.count("statements_total", label="no_answer")
             return False
         moment = server_time(answer.headers)
-        if moment is not None:
-            self._identity.learn_time(moment)
+        if moment is None:
+            logger.info("somebody else answered the statement in the server's place, with %d", answer.status)
+            self._meter.count("statements_total", label="foreign")
+            return False
+        self._identity.learn_time(moment)
         return isinstance(found, dict) and self._heard(answer.status, found)
 
     def _heard(self, status: int, found: dict[str, Any]) -> bool:

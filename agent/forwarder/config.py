@@ -25,6 +25,8 @@ from urllib.parse import urlsplit
 T = TypeVar("T")
 
 _LEAST_TOKEN = 16
+_MOST_PORT = 65_535
+_LONGEST_S = 1e8  # seconds; three years, and no infinity
 _NO_TOKENS: Final = frozenset({"none", "null", "undefined", "changeme", "password", "token", "true", "false"})
 
 
@@ -141,6 +143,11 @@ def read_token(path: Path) -> str:
     return token
 
 
+def is_token(text: str) -> bool:
+    """Whether this has the form of a local token."""
+    return len(text) >= _LEAST_TOKEN and all("!" <= character <= "~" for character in text)
+
+
 def read_api_key(path: Path | None) -> str:
     """The API key, or '' where none is named. Raises ConfigError."""
     if path is None:
@@ -176,6 +183,10 @@ def _check(config: Config) -> None:
     if not local and not config.listen.remote:
         detail = "is no loopback address: set listen.remote to true if other hosts shall send here, without TLS"
         raise ConfigError(f"listen.address: {config.listen.address} {detail}")
+    if config.listen.port > _MOST_PORT:
+        raise ConfigError(f"listen.port must be at most {_MOST_PORT}")
+    if config.ship.answer_s <= 0:
+        raise ConfigError("ship.answer_s must be more than 0")
     if not 1 <= config.ship.in_flight <= 64:
         raise ConfigError("ship.in_flight must be 1 to 64")
     if not 0 < config.ship.first_retry_s <= config.ship.longest_retry_s:
@@ -216,6 +227,6 @@ def _value(hint: Any, stated: Any, place: str) -> Any:
     number = isinstance(stated, int | float) and not isinstance(stated, bool) and stated >= 0
     if hint is int and number and isinstance(stated, int):
         return stated
-    if hint is float and number:
+    if hint is float and number and stated <= _LONGEST_S:
         return float(stated)
     raise ConfigError(f"{place}: {str(stated)[:60]!r} is not what belongs there")

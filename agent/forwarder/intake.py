@@ -11,14 +11,15 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 from agent.forwarder.answers import Refusal
-from agent.forwarder.batch import PREFIX_BYTES, Batch, BodyEncoding, BodyKind, digest_of_prefix
+from agent.forwarder.batch import PREFIX_BYTES, Batch, BodyEncoding, BodyKind, identity_of_prefix
 from agent.forwarder.inflate import BrokenBody, OversizedBody, inflate
 from agent.forwarder.meter import Meter
-from agent.forwarder.otlp_check import Undecodable, count_records
+from agent.forwarder.otlp_check import TooMuch, Undecodable, count_records
+from agent.forwarder.poison import NotPoisoned, UnfitToSend, read_poisoned
 from agent.spool import Spool, SpoolFull
 
 logger = logging.getLogger("agent.forwarder.intake")
@@ -67,7 +68,8 @@ class Intake:
         self._known: OrderedDict[bytes, None] = OrderedDict()
         self._under_way: dict[bytes, asyncio.Future[None]] = {}
         for prefix in spool.newest(REMEMBERED, PREFIX_BYTES):
-            self._remember(digest_of_prefix(prefix))
+            if len(prefix) == PREFIX_BYTES:
+                self._remember(identity_of_prefix(prefix))
 
     def start(self) -> None:
         """Begins to write."""
@@ -86,17 +88,37 @@ class Intake:
         a number of its own the repetition would be another batch for the server.
         """
         loop = asyncio.get_running_loop()
-        records, digest, batch = await loop.run_in_executor(self._checker, self._check, body)
-        if records == 0:
-            return
+        records, batch = await loop.run_in_executor(self._checker, self._check, body)
+        if records and await self._keep(records, batch):
+            self._meter.count("received_records_total", records)
+            self._meter.count("received_bytes_total", len(body.content))
+
+    async def store_again(self, name: str) -> None:
+        """Returns when a batch of poison/ is on disk to be sent as a new one, and has left poison/; raises Refusal.
+
+        Whoever asks again after a crash in between sends it no second time.
+        """
+        loop = asyncio.get_running_loop()
+        records, batch = await loop.run_in_executor(self._checker, self._check_again, name)
+        await self._keep(records, batch)
+        try:
+            await loop.run_in_executor(self._checker, self._spool.poison.remove, name)
+        except OSError as error:
+            detail = f"the batch will be sent, and cannot be removed from poison/: {error}"
+            raise Refusal(503, "poison", detail, _FULL_RETRY_S) from error
+
+    async def _keep(self, records: int, batch: Batch) -> bool:
+        """Returns when the batch is on disk; whether it was not there before."""
+        loop = asyncio.get_running_loop()
+        digest = batch.identity
         if digest in self._known:
             self._meter.count("repeated_requests_total")
-            return
+            return False
         under_way = self._under_way.get(digest)
         if under_way is not None:
             self._meter.count("repeated_requests_total")
             await asyncio.shield(under_way)
-            return
+            return False
         done: asyncio.Future[None] = loop.create_future()
         self._under_way[digest] = done
         self._queue.put(_Waiting(batch.pack(), records, done))
@@ -108,8 +130,7 @@ class Intake:
                 self._finished(digest, done)
             else:
                 done.add_done_callback(lambda future: self._finished(digest, future))
-        self._meter.count("received_records_total", records)
-        self._meter.count("received_bytes_total", len(body.content))
+        return True
 
     def _finished(self, digest: bytes, done: asyncio.Future[None]) -> None:
         self._under_way.pop(digest, None)
@@ -121,8 +142,19 @@ class Intake:
         while len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
 
-    def _check(self, body: Body) -> tuple[int, bytes, Batch]:
-        """Records, the digest of the body as its sender meant it, and the batch to store."""
+    def _check_again(self, name: str) -> tuple[int, Batch]:
+        """Records, and the batch of poison/ in its next life."""
+        try:
+            poisoned = read_poisoned(self._spool.poison, name)
+        except NotPoisoned as error:
+            raise Refusal(404, "not_found", str(error)) from error
+        except UnfitToSend as error:
+            raise Refusal(422, "unfit", str(error)) from error
+        records, checked = self._check(Body(poisoned.kind, poisoned.encoding, poisoned.body), poisoned.masked)
+        return records, replace(checked, arrived_ms=poisoned.arrived_ms, life=poisoned.life)
+
+    def _check(self, body: Body, masked: bool = False) -> tuple[int, Batch]:
+        """Records, and the batch to store, with the digest of what its sender meant. What is masked stays as it is."""
         try:
             plain = inflate(body.content, body.encoding, self._most_inflated)
         except OversizedBody as error:
@@ -132,13 +164,16 @@ class Intake:
             raise Refusal(400, "malformed", f"{error}: send the whole body, compressed once") from error
         try:
             records = count_records(body.kind, plain)
+        except TooMuch as error:
+            raise Refusal(413, "too_large", str(error)) from error
         except Undecodable as error:
             raise Refusal(400, "malformed", str(error)) from error
         arrived_ms = time.time_ns() // 1_000_000
-        if self._transform is not None and records:
+        if self._transform is not None and records and not masked:
             body, plain = self._masked(body.kind, plain, self._transform)
+            masked = True
         digest = hashlib.sha256(plain).digest()
-        return records, digest, Batch(body.kind, body.encoding, digest, arrived_ms, body.content)
+        return records, Batch(body.kind, body.encoding, digest, arrived_ms, body.content, masked)
 
     def _masked(self, kind: BodyKind, plain: bytes, transform: Transform) -> tuple[Body, bytes]:
         import zstandard

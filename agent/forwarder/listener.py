@@ -1,7 +1,8 @@
 """OTLP/HTTP for senders of this host: `POST /v1/logs` with the local token; 200 means that the batch is on disk.
 
-An ASGI application, served by uvicorn's protocol (serving.py). Answers as docs/wire.md says for `/v1/logs`;
-partial_success is never used: of a batch that can be read every record is accepted.
+An ASGI application, served by uvicorn's protocol (serving.py). Answers as docs/wire.md says for `/v1/logs`, but for a
+token that is wrong (503, see `_admit`); partial_success is never used: of a batch that can be read every record is
+accepted.
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ import asyncio
 import hmac
 import ipaddress
 import logging
+import math
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from agent.forwarder.answers import Answer, Refusal, refused, success
 from agent.forwarder.batch import BodyEncoding, BodyKind
+from agent.forwarder.config import is_token
 from agent.forwarder.intake import Body, Intake
 from agent.forwarder.meter import Meter
 
@@ -28,6 +32,9 @@ Page: TypeAlias = Callable[[], tuple[str, bytes]]
 """Makes the content type and the text of a page."""
 
 LOGS_PATH: Final = "/v1/logs"
+POISON_PATH: Final = "/poison/"
+"""A POST to this and a name takes that batch from poison/ and sends it anew."""
+_WRONG_RETRY_S = 10
 _ENCODINGS: Final[dict[str, BodyEncoding]] = {
     "gzip": "gzip",
     "x-gzip": "gzip",
@@ -60,13 +67,13 @@ class Listener:
         self._limits = limits
         self._pages = pages
         self._held = 0
+        self._wrong_at = -math.inf
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request. Never raises for bad input or trouble with the disk."""
         page = self._pages.get(scope["path"]) if scope["method"] in {"GET", "HEAD"} else None
         if page is not None and _is_local(scope):
-            kind, text = page()
-            await _reply(send, Answer(200, text, {"content-type": kind, "cache-control": "no-store"}))
+            await _reply(send, _shown(page))
             return
         answer = await self._answer(scope, receive)
         self._meter.count("requests_total", label=str(answer.status))
@@ -77,6 +84,9 @@ class Listener:
         kind: BodyKind = "json" if _media_type(headers) == "application/json" else "protobuf"
         try:
             self._check(scope, headers)
+            if scope["path"] != LOGS_PATH:
+                await self._intake.store_again(scope["path"].removeprefix(POISON_PATH))
+                return success(kind)
             encoding = _encoding(headers.get("content-encoding", ""))
             declared = self._declared(headers.get("content-length", ""))
             async with asyncio.timeout(self._limits.body_s) as limit:
@@ -99,21 +109,45 @@ class Listener:
 
     def _check(self, scope: Scope, headers: Mapping[str, str]) -> None:
         """Everything that the headers alone can tell."""
-        if scope["path"] != LOGS_PATH:
+        logs = scope["path"] == LOGS_PATH
+        if not logs and not scope["path"].startswith(POISON_PATH):
             raise Refusal(404, "not_found", f"logs come to {LOGS_PATH}: switch other signals off at the sender")
         if scope["method"] != "POST":
             raise Refusal(405, "wrong_method", "log records come here by POST, as OTLP in protobuf or JSON")
-        scheme, _, stated = headers.get("authorization", "").partition(" ")
-        given = stated.strip().encode("latin-1", "replace")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given, self.token.encode()):
-            detail = "the local token is missing or wrong: send Authorization: Bearer TOKEN"
-            raise Refusal(401, "unauthenticated", detail)
-        if _media_type(headers) not in {"application/json", "application/x-protobuf"}:
+        self._admit(headers.get("authorization", ""))
+        if (connection := scope.get("state", {}).get("connection")) is not None:
+            connection.admitted = True
+        if logs and _media_type(headers) not in {"application/json", "application/x-protobuf"}:
             stated = headers.get("content-type", "")[:60]
             detail = f"Content-Type {stated!r} is not supported: send OTLP in protobuf or JSON"
             raise Refusal(415, "unsupported_media", detail)
         if self.draining:
             raise Refusal(503, "stopping", "the forwarder is stopping: send it again", 5)
+
+    def _admit(self, authorization: str) -> None:
+        """Raises Refusal for who does not bring the token.
+
+        A token of the right form that is another one is mostly ours of yesterday, or of tomorrow: token and sender are
+        renewed one after the other. Collectors throw their data away on 401, so it is asked to come back; nothing of it
+        is read. What has not even the form was never set up, and no waiting mends that.
+        """
+        scheme, _, stated = authorization.partition(" ")
+        given = stated.strip()
+        if scheme.lower() != "bearer" or not is_token(given):
+            raise Refusal(401, "unauthenticated", "the local token is missing: send Authorization: Bearer TOKEN")
+        if not hmac.compare_digest(given.encode(), self.token.encode()):
+            self._meter.count("wrong_tokens_total")
+            self._wrong_at = time.monotonic()
+            detail = (
+                "a sender of this host has another local token than the forwarder: give it the new one, or SIGHUP here"
+            )
+            if self._meter.trouble("sender", "degraded", detail):
+                logger.warning("%s", detail)
+            said = "this is not the local token: keep the data, give me the new token"
+            raise Refusal(503, "wrong_token", said, _WRONG_RETRY_S)
+        if time.monotonic() - self._wrong_at > 2 * _WRONG_RETRY_S:
+            # The other sender has not come back with its wrong one.
+            self._meter.well("sender")
 
     def _declared(self, header: str) -> int | None:
         if not header:
@@ -155,6 +189,15 @@ class Listener:
     def _too_large(self) -> Refusal:
         detail = f"the body is larger than {self._limits.most_sent} bytes: send smaller batches"
         return Refusal(413, "too_large", detail)
+
+
+def _shown(page: Page) -> Answer:
+    try:
+        kind, text = page()
+    except Exception:
+        logger.exception("a page cannot be shown")
+        return Answer(503, b"", {"retry-after": "5"})
+    return Answer(200, text, {"content-type": kind, "cache-control": "no-store"})
 
 
 async def _reply(send: Send, answer: Answer) -> None:

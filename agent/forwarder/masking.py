@@ -42,6 +42,10 @@ class MaskingStage:
         self._masker = made
         logger.info("the masking policy was read anew")
 
+    def names(self) -> dict[str, str]:
+        """By what policy (its SHA-256 in hex) and key (its fingerprint) this masks: how others tell whether they do."""
+        return {"policy": self._masker.policy.digest, "key": self._masker.fingerprint}
+
     def counts(self) -> dict[str, int]:
         """What was masked since the start, by rule."""
         return self._masker.tally.counts()

@@ -49,7 +49,7 @@ class Forwarder:
         self.status = StatusPages(self.spool, self.meter, self._identity, self.bookkeeper, receipts, self._masking)
         limits = ListenerLimits(listen.most_body_bytes, listen.most_held_bytes)
         self._listener = Listener(self._intake, self.meter, token, limits, self.status.pages())
-        self._server = LocalServer(self._listener, listen.address, listen.port)
+        self._server = LocalServer(self._listener, listen.address, listen.port, listen.most_body_bytes)
 
     @property
     def port(self) -> int:
@@ -74,6 +74,7 @@ class Forwarder:
         try:
             self._listener.token = read_token(self._config.listen.token)
             self.meter.well("token")
+            self.meter.well("sender")
         except ConfigError as error:
             logger.error("the old token stays: %s", error)
             self.meter.trouble("token", "degraded", str(error))
@@ -103,8 +104,13 @@ async def serve(config: Config, transform: Transform | None = None, ready: Path 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    forwarder = Forwarder(config, transform)
-    loop.add_signal_handler(signal.SIGHUP, forwarder.reload)
+
+    # Before the files are read: who changes one and says so meanwhile must be heard, which the loop does afterwards.
+    def reload() -> None:
+        forwarder.reload()
+
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    forwarder: Forwarder = Forwarder(config, transform)
     await forwarder.start()
     logger.info("listening on %s:%d, sending to %s", config.listen.address, forwarder.port, config.server.url)
     if ready is not None:

@@ -26,9 +26,10 @@ class Receipts:
         self._newest: deque[str] = deque(maxlen=max(1, most))
         self._written = 0
         if path.exists():
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-            self._newest.extend(line for line in lines if line.endswith("}"))
-            self._written = len(lines)
+            text = path.read_text(encoding="utf-8", errors="replace")
+            self._newest.extend(line for line in text.splitlines() if _is_entry(line))
+            # After a torn line the next one would be torn as well: then the file is written anew.
+            self._written = text.count("\n") if text.endswith("\n") else 2 * most
 
     def keep(self, key: str, seq: int, receipt: str) -> None:
         """Adds one; trouble with the file is logged and costs no more than the receipt."""
@@ -50,6 +51,13 @@ class Receipts:
         """The last one, for `status`."""
         with self._lock:
             return dict(json.loads(self._newest[-1])) if self._newest else None
+
+
+def _is_entry(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
 
 
 def agrees(receipt: str, digest: bytes, records: int) -> bool:

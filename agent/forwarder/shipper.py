@@ -42,6 +42,7 @@ class _Way:
     failures: int = 0
     corrections: int = 0
     run: str = ""
+    version: int = 0  # of the credentials of the last attempt
     # What was counted against the batch is the server's only when it said so itself.
     last: Answer | None = None
 
@@ -95,6 +96,11 @@ class Shipper:
                 entry = self._spool.take(_IDLE_S)
                 if entry is not None:
                     self._deliver(entry, link, lane)
+                    self._meter.well("lane")
+            except OSError as error:
+                logger.error("the spool cannot be read: %s", error)
+                self._meter.trouble("lane", "failing", f"the spool cannot be read: {error}")
+                self.gate.pause(self._ship.longest_retry_s)
             except Exception:
                 # A lane that ends would hold its batch back until the next start, and nobody would know.
                 logger.exception("unexpected error in a lane")
@@ -120,7 +126,7 @@ class Shipper:
     def _attempt(self, entry: Entry, batch: Batch, link: Link, way: _Way) -> Verdict:
         credentials = self._identity.credentials
         way.last = None
-        way.run = self._spool.run
+        way.run, way.version = self._spool.run, credentials.version
         headers = {
             "Content-Type": MEDIA_TYPES[batch.kind],
             RUN_HEADER: way.run,
@@ -164,7 +170,7 @@ class Shipper:
                 # Twice by chance happens; again and again means that something repeats our requests.
                 self.gate.pause(0.0 if way.failures <= 2 else self._backoff.wait_s(way.failures, chance()))
             case Denied():
-                self._denied(verdict)
+                self._denied(way, verdict)
             case Later():
                 self._later(way, verdict)
         return False
@@ -194,6 +200,8 @@ class Shipper:
             "encoding": batch.encoding,
             "records": entry.records,
             "arrived_ms": batch.arrived_ms,
+            "masked": batch.masked,
+            "life": batch.life,
         }
         reason = f"http_{verdict.status}"
         if not self._set_aside(entry, batch.body, reason, note, unsettled=way.unanswered):
@@ -211,7 +219,8 @@ class Shipper:
     ) -> bool:
         """Keeps a batch that will never be taken, then lets it leave the spool. False: it could not be kept."""
         try:
-            self._spool.poison.put(entry.key, content, {"batch": entry.key, "reason": reason, **note})
+            known = {"batch": entry.key, "reason": reason, "unsettled": unsettled}
+            self._spool.poison.put(entry.key, content, known | note)
         except OSError as error:
             logger.error("a refused batch cannot be set aside and stays in the spool: %s", error)
             self._meter.trouble("poison", "failing", f"a refused batch cannot be set aside: {error}")
@@ -222,13 +231,14 @@ class Shipper:
         self._spool.settle(entry, Outcome("rejected", reason=reason, unsettled=unsettled))
         return True
 
-    def _denied(self, verdict: Denied) -> None:
+    def _denied(self, way: _Way, verdict: Denied) -> None:
         self._meter.count("retries_total", label=f"denied_{verdict.status}")
         self._meter.well("server")
         detail = f"the server answers {verdict.status}: renew the credentials; nothing is lost meanwhile"
         if self._meter.trouble("credentials", "failing", detail):
             logger.error("%s", detail)
-        if not self._identity.reload():
+        # Another lane may have taken over new ones while this one was refused with the old.
+        if not self._identity.reload() and self._identity.credentials.version == way.version:
             self.gate.hold(self._ship.refused_retry_s * (0.5 + 0.5 * chance()))
         self.gate.pause(0.0)
 
@@ -239,6 +249,9 @@ class Shipper:
             way.unanswered = True  # somebody answered in the server's place: it may have the batch
         if way.last is not None and way.last.status >= 500:
             way.unanswered = True
+        if way.last is None:
+            # A certificate that has ended is refused by the handshake, and nobody may have sent a signal.
+            self._identity.reload()
         self._meter.count("retries_total", label=reason)
         if self._meter.trouble("server", "degraded", f"batches are not taken now: {verdict.reason}"):
             logger.warning("batches are not taken now: %s", verdict.reason)
@@ -246,8 +259,8 @@ class Shipper:
         if verdict.after_s is not None:
             if verdict.ours:
                 self.gate.hold(verdict.after_s)
-            # All who were told the same moment would come in the same moment.
-            wait_s += verdict.after_s
+            # All who were told the same moment would come in the same moment. A stranger silences nobody for an hour.
+            wait_s += verdict.after_s if verdict.ours else min(verdict.after_s, self._ship.longest_retry_s)
         self.gate.pause(wait_s)
 
     def _reached(self) -> None:

@@ -97,6 +97,7 @@ class StatusPages:
             },
             "books": books.statement(),
             "masked": self._masking.counts() if self._masking is not None else None,
+            "masking": self._masking.names() if self._masking is not None else None,
             "batches": {
                 "accepted": books.accepted_batches,
                 "stored": books.stored_batches,

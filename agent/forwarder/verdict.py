@@ -66,7 +66,9 @@ Verdict: TypeAlias = Stored | Poison | SignAgain | Denied | Later
 
 def judge(status: int, headers: Mapping[str, str], now_s: float) -> Verdict:
     """The meaning of an answer to a batch; `headers` have names in lower case, `now_s` is since the epoch."""
-    after_s = retry_after(headers.get("retry-after", ""), now_s)
+    # A moment is one of the clock that states it, and this host's may be an hour off.
+    stated_s = _moment(headers.get("date", ""))
+    after_s = retry_after(headers.get("retry-after", ""), now_s if stated_s is None else stated_s)
     if server_time(headers) is None:
         return Later(f"foreign_{status}", after_s, ours=False)
     if status == 200:
@@ -95,8 +97,12 @@ def retry_after(header: str, now_s: float) -> float | None:
     """Seconds to wait by a Retry-After header (RFC 9110, 10.2.3), an hour at most; None without a proper one."""
     if header.isascii() and header.isdigit():
         return min(float(header[:9]), LONGEST_RETRY_AFTER_S)
+    moment = _moment(header)
+    return None if moment is None else min(max(0.0, moment - now_s), LONGEST_RETRY_AFTER_S)
+
+
+def _moment(header: str) -> float | None:
     try:
-        moment = parsedate_to_datetime(header).timestamp()
+        return parsedate_to_datetime(header).timestamp()
     except (ValueError, TypeError, OverflowError):
         return None
-    return min(max(0.0, moment - now_s), LONGEST_RETRY_AFTER_S)

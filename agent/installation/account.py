@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from typing import Final
 from agent.installation.places import InstallationError
 
 USER: Final = "trustsoc-agent"
+PROGRAMS: Final = (Path(__file__), Path(os.__file__), Path(sys.executable))
+"""What the account must be able to read: the agent, its libraries, its interpreter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,12 @@ def acting_as(account: Account | None) -> Iterator[None]:
             os.setegid(gid)
             os.setgroups(groups)
         os.umask(mask)
+
+
+def unreadable_programs(account: Account | None) -> str:
+    """Those of the programs that the account cannot read, by comma; empty when it can read all of them."""
+    with acting_as(account):
+        return ", ".join(str(path) for path in PROGRAMS if not os.access(path, os.R_OK, effective_ids=True))
 
 
 def provide_folders(settings: Path, state: Path, account: Account | None) -> None:

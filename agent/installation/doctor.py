@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import stat
@@ -12,11 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import urlsplit
 
+from agent.controller.collector_configs import last_adopted
 from agent.controller.identity import AgentIdentity, IdentityError, IdentityFolder
 from agent.controller.settings import ControllerSettings, SettingsError, read_settings
 from agent.forwarder.config import Config, ConfigError, read_config, read_token
 from agent.forwarder.identity import load_credentials
 from agent.host_policy import HostPolicyError, read_host_policy
+from agent.installation.account import Account, acting_as, owner_of, unreadable_programs
 from agent.installation.overview import certificate_end, forwarder_status
 from agent.installation.places import Places, is_running, read_record
 
@@ -40,8 +43,18 @@ class Finding:
 
 
 def examine(places: Places, *, offline: bool = False) -> list[Finding]:
-    """Everything, in an order in which the first error is the one to mend first. `offline` leaves the network out."""
+    """Everything, in an order in which the first error is the one to mend first. `offline` leaves the network out.
+
+    Root looks as the agent's account: it sees what the agent will see, and obeys nothing that the account put there.
+    """
+    account = owner_of(places.state) if places.state.exists() else None
+    with acting_as(account):
+        return _examined(places, account, offline)
+
+
+def _examined(places: Places, account: Account | None, offline: bool) -> list[Finding]:
     checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
+        ("account", lambda: _account(places, account)),
         ("identity", lambda: _identity(places)),
         ("secrets", lambda: _secrets(places)),
         ("policy", lambda: _policy(places)),
@@ -59,9 +72,24 @@ def examine(places: Places, *, offline: bool = False) -> list[Finding]:
         except PermissionError as error:
             detail = f"{error.filename} cannot be read: run this as root or as the agent's account"
             findings.append(Finding(name, "error", detail))
+        except ImportError as error:
+            # As the account, which cannot read the programs.
+            findings.append(Finding(name, "error", str(error)))
         except OSError as error:
             findings.append(Finding(name, "error", f"{error.filename or name}: {error.strerror or error}"))
     return findings
+
+
+def _account(places: Places, account: Account | None) -> Iterator[Finding]:
+    if account is None:
+        return
+    settings = (places.forwarder, places.controller, places.policy, places.collector, places.authority)
+    closed = [str(path) for path in settings if path.exists() and not os.access(path, os.R_OK, effective_ids=True)]
+    programs = unreadable_programs(account)
+    if programs:
+        yield Finding("account", "error", f"{account.name} cannot read the agent's programs: {programs}: chmod go+rX")
+    if closed:
+        yield Finding("account", "error", f"{account.name} cannot read {', '.join(closed)}: chmod 644")
 
 
 def _identity(places: Places) -> Iterator[Finding]:
@@ -178,8 +206,7 @@ def _collector(places: Places, settings: ControllerSettings) -> Iterator[Finding
     except CollectorError as error:
         yield Finding("collector", "error", str(error))
         return
-    current = places.state / "collector" / "current.yaml"
-    config = current if current.exists() else Path(stated.config)
+    config = _next_config(places, Path(stated.config))
     if not config.exists():
         detail = f"there is no {config} yet: write one, or send UPDATE_CONFIG; nothing is tailed until then"
         yield Finding("collector", "warning", detail)
@@ -191,6 +218,14 @@ def _collector(places: Places, settings: ControllerSettings) -> Iterator[Finding
         yield Finding("collector", "error", f"{config} is not valid: {trouble}")
     else:
         yield Finding("collector", "ok", f"{binary} takes {config}")
+
+
+def _next_config(places: Places, stated: Path) -> Path:
+    """What the collector reads after the next start: its owner's file where that was changed since it was taken."""
+    folder = places.state / "collector"
+    current = folder / "current.yaml"
+    changed = stated.is_file() and hashlib.sha256(stated.read_bytes()).hexdigest() != last_adopted(folder)
+    return stated if changed or not current.exists() else current
 
 
 def _disk(places: Places) -> Iterator[Finding]:

@@ -14,12 +14,13 @@ from agent.controller.assembly import own_version
 from agent.controller.durable import write_whole
 from agent.controller.enrol import EnrolmentError, enrol
 from agent.controller.identity import AgentIdentity, IdentityError, IdentityFolder
-from agent.installation.account import Account, account_of, acting_as, provide_folders
+from agent.installation.account import Account, account_of, acting_as, provide_folders, unreadable_programs
 from agent.installation.places import AgentBusy, InstallationError, Places, is_running, provide_token
 from agent.installation.settings_files import Choices, check_choices, write_settings
 
 TOKEN_VARIABLE: Final = "TRUSTSOC_ENROL_TOKEN"  # noqa: S105  # the name of a variable
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+SECRET_VARIABLE: Final = "TRUSTSOC_SIGNING_SECRET"  # noqa: S105  # the same
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +47,18 @@ class Enrolled:
 def read_token(source: str) -> str:
     """The enrolment token: from a file, from standard input (`-`), from the environment, or asked for.
 
-    It is no argument of the command, for all users of the host can read those. Raises InstallationError.
+    Raises InstallationError.
     """
+    return _first_word(source, TOKEN_VARIABLE, "enrolment token", "--token-file", "trustsoc agent token")
+
+
+def read_secret(source: str) -> str:
+    """The secret of a signing key, from where a token may come. Raises InstallationError."""
+    return _first_word(source, SECRET_VARIABLE, "secret", "--secret-file", "trustsoc signing-key rotate")
+
+
+def _first_word(source: str, variable: str, what: str, option: str, command: str) -> str:
+    """It is no argument of a command, for all users of the host can read those."""
     if source == "-":
         text = sys.stdin.readline()
     elif source:
@@ -55,25 +66,27 @@ def read_token(source: str) -> str:
             text = Path(source).read_text(encoding="ascii")
         except (OSError, UnicodeDecodeError) as error:
             raise InstallationError(f"{source} cannot be read: {error}") from error
-    elif TOKEN_VARIABLE in os.environ:
-        text = os.environ[TOKEN_VARIABLE]
+    elif variable in os.environ:
+        text = os.environ[variable]
     elif sys.stdin.isatty():
-        text = getpass.getpass("Enrolment token (trustsoc agent token): ")
+        text = getpass.getpass(f"The {what} (`{command}`): ")
     else:
-        raise InstallationError(f"no enrolment token: give --token-file or {TOKEN_VARIABLE}")
+        raise InstallationError(f"no {what}: give {option} or {variable}")
     if not text.strip():
-        raise InstallationError("the enrolment token is empty: `trustsoc agent token` on the server makes one")
-    return text.strip()
+        raise InstallationError(f"the {what} is empty: `{command}` on the server makes one")
+    # The server's commands write a sentence below it.
+    return text.split()[0]
 
 
 def enrol_host(places: Places, wanted: Enrolling) -> Enrolled:
     """Enrols this host and writes what it needs to run. Raises InstallationError; then there is no identity."""
     if not _NAME.fullmatch(wanted.agent):
-        raise InstallationError(
-            f"{wanted.agent!r} cannot be an agent's name: give --name, 1 to 64 of A-Z a-z 0-9 . _ -"
-        )
+        raise InstallationError(f"{wanted.agent!r} cannot be an agent's name: give --name, 1 to 63 of a-z 0-9 . _ -")
     check_choices(places, wanted.choices)
     account = account_of(wanted.user)
+    closed = unreadable_programs(account)
+    if account is not None and closed:
+        raise InstallationError(f"{account.name} cannot read the agent's programs: {closed}: install with umask 022")
     try:
         if is_running(places):
             raise AgentBusy(f"an agent runs on {places.state}: stop it first")

@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from agent.installation.account import acting_as, owner_of
 from agent.installation.places import Places, is_running, read_record
+
+if TYPE_CHECKING:
+    from agent.forwarder.config import ListenConfig
 
 _EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # nobody listens there by this
 _ANSWER_S: Final = 2.0
@@ -17,8 +21,13 @@ _MOST_STATUS: Final = 1_048_576
 def overview(places: Places) -> dict[str, Any]:
     """All of it, as JSON takes it. `state` is `ok`, `degraded`, `failing`, `stopped` or `not_enrolled`.
 
-    Raises OSError when the state folder cannot be read (which is the agent's account's alone).
+    Root looks as the agent's account. Raises OSError when the state folder, which is that account's, cannot be read.
     """
+    with acting_as(owner_of(places.state) if places.state.exists() else None):
+        return _overview(places)
+
+
+def _overview(places: Places) -> dict[str, Any]:
     identity = _object(places.state / "identity.json")
     running = is_running(places)
     record = read_record(places) if running else {}
@@ -42,8 +51,7 @@ def forwarder_status(places: Places) -> dict[str, Any] | None:
 
     try:
         listen = read_config(places.forwarder).listen
-        host = _EVERYWHERE.get(listen.address, listen.address)
-        connection = HTTPConnection(host, listen.port, timeout=_ANSWER_S)
+        connection = HTTPConnection(*local_address(listen), timeout=_ANSWER_S)
         try:
             connection.request("GET", "/status")
             answer = connection.getresponse()
@@ -53,6 +61,11 @@ def forwarder_status(places: Places) -> dict[str, Any] | None:
     except (ConfigError, OSError, ValueError, HTTPException):
         return None
     return value if answer.status == 200 and isinstance(value, dict) else None
+
+
+def local_address(listen: ListenConfig) -> tuple[str, int]:
+    """Host and port by which this host reaches its forwarder."""
+    return _EVERYWHERE.get(listen.address, listen.address), listen.port
 
 
 def in_words(found: dict[str, Any]) -> str:
@@ -73,6 +86,8 @@ def in_words(found: dict[str, Any]) -> str:
             f"{forwarder.get('in_flight')} waiting"
         )
         lines.append(f"spool        {forwarder.get('spool_bytes')} of {forwarder.get('spool_limit_bytes')} bytes")
+        if forwarder.get("poison"):
+            lines.append(f"refused      {forwarder['poison']} batches lie in poison/: trustsoc-agent poison list")
         for what, trouble in (forwarder.get("troubles") or {}).items():
             lines.append(f"trouble      {what}: {trouble.get('detail')}")
     if found["collector"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +31,11 @@ jobs:
 # block_ip: {mode: dry_run, never: [10.0.0.0/8]}
 # collect_file: {roots: [/var/log], most_bytes: 16777216}
 # upgrade: {key: BASE64 OF THE PUBLIC KEY}
+# What a configuration that the server sends may name.
+update_config:
+  destinations: [DESTINATION]
+  paths: [/var/log]
+  storage: [STORAGE]
 """
 
 
@@ -53,7 +58,7 @@ def write_settings(places: Places, identity: AgentIdentity, choices: Choices) ->
         places.controller: _yaml(
             "The controller: carries out signed jobs, within policy.yml.", _controller(places, choices)
         ),
-        places.policy: _POLICY,
+        places.policy: _policy(places, choices),
     }
     if choices.tail:
         texts[places.collector] = _collector(places, choices)
@@ -104,19 +109,44 @@ def _controller(places: Places, choices: Choices) -> dict[str, Any]:
     return stated
 
 
+def _policy(places: Places, choices: Choices) -> str:
+    import json
+
+    stated = {"DESTINATION": f"http://127.0.0.1:{choices.port}", "STORAGE": str(places.state / "collector")}
+    text = _POLICY
+    for name, value in stated.items():
+        text = text.replace(name, json.dumps(value))
+    return text
+
+
 def check_choices(places: Places, choices: Choices) -> None:
     """Raises InstallationError for what no collector could be set up with."""
     if not 1 <= choices.port <= 65_535:
         raise InstallationError("--port must be 1 to 65535")
-    if choices.binary and not os.access(choices.binary, os.X_OK):
-        raise InstallationError(f"--collector {choices.binary}: there is no program")
     if choices.tail:
+        from agent.collector import CollectorError, find_binary
         from agent.collector.host_config import ProfileError, render_host_profile
+
+        try:
+            if not choices.binary:
+                find_binary()
+        except CollectorError as error:
+            raise InstallationError("--tail needs a collector's program: name it by --collector") from error
 
         try:
             render_host_profile(_profile(places, choices))
         except ProfileError as error:
             raise InstallationError(f"--tail: {error}") from error
+
+
+def program_of(text: str) -> str:
+    """The absolute path of a program, named by path or found by PATH; empty for none. Raises InstallationError."""
+    if not text:
+        return ""
+    found = shutil.which(text)
+    if found is None:
+        raise InstallationError(f"--collector {text}: there is no program")
+    return str(Path(found).absolute())
 
 
 def _collector(places: Places, choices: Choices) -> str:

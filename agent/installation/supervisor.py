@@ -7,18 +7,18 @@ standard error. Signals wait until they are asked for: no handler can come betwe
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from agent.child import die_with_parent
 from agent.controller.durable import write_whole
 from agent.installation.account import owner_of
 from agent.installation.places import InstallationError, Places, RunLock, provide_token
@@ -30,7 +30,6 @@ _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 60.0
 _WELL_S: Final = 60.0
 _UNUSABLE: Final = 2
-_PR_SET_PDEATHSIG: Final = 1
 _ROOT: Final = Path(__file__).resolve().parents[2]
 
 
@@ -76,7 +75,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 cwd=_ROOT,
                 start_new_session=True,
-                preexec_fn=_prepare_child(),  # noqa: PLW1509  # only system calls, made ready before the fork
+                preexec_fn=die_with_parent(_SIGNALS),  # noqa: PLW1509  # only system calls, made ready before the fork
             )
         except (OSError, subprocess.SubprocessError) as error:
             logger.error("%s cannot be started: %s", self.program.name, error)
@@ -234,20 +233,6 @@ def programs_of(places: Places) -> list[Program]:
             ends_all=True,
         ),
     ]
-
-
-def _prepare_child() -> Callable[[], None]:
-    """For the child, before it becomes its program: it ends when the supervisor does, and hears signals."""
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    parent = os.getpid()
-
-    def arrange() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return arrange
 
 
 def run_agent(places: Places) -> int:

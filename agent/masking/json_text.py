@@ -53,15 +53,16 @@ def mask_json(text: str, leaf: FieldLeaf, hits: list[str], depth: int, path: str
 
 def mask_value(value: Any, leaf: FieldLeaf, hits: list[str], depth: int, path: str) -> Any:
     """A parsed value masked; containers are new. Raises Unmaskable when it is too deep."""
-    if isinstance(value, str):
+    kind = type(value)
+    if kind is str:
         return leaf.text(path, value, hits, depth)
-    if isinstance(value, dict):
+    if kind is dict:
         _check_depth(depth)
-        return {key: _member(item, leaf, hits, depth + 1, join(path, key)) for key, item in value.items()}
-    if isinstance(value, list):
+        return _mask_members(value, leaf, hits, depth + 1, path)
+    if kind is list:
         _check_depth(depth)
         return [mask_value(item, leaf, hits, depth + 1, path) for item in value]
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if kind is int or kind is float:
         return leaf.number(path, value, hits)
     return value
 
@@ -71,12 +72,17 @@ def join(path: str, key: str) -> str:
     return f"{path}.{key}" if path else key
 
 
-def _member(value: Any, leaf: FieldLeaf, hits: list[str], depth: int, path: str) -> Any:
-    if isinstance(value, dict | list):
-        whole = leaf.whole(path, hits)
-        if whole is not None:
-            return whole
-    return mask_value(value, leaf, hits, depth, path)
+def _mask_members(members: dict[str, Any], leaf: FieldLeaf, hits: list[str], depth: int, path: str) -> dict[str, Any]:
+    masked: dict[str, Any] = {}
+    for key, value in members.items():
+        inner = f"{path}.{key}" if path else key
+        kind = type(value)
+        if kind is str:  # most are
+            masked[key] = leaf.text(inner, value, hits, depth)
+        else:
+            whole = leaf.whole(inner, hits) if kind is dict or kind is list else None
+            masked[key] = mask_value(value, leaf, hits, depth, inner) if whole is None else whole
+    return masked
 
 
 def _check_depth(depth: int) -> None:

@@ -19,6 +19,8 @@ IndicatorKind = Literal[
 _PART_OF_ADDRESS = re.compile(r"(?:[0-9]{1,3}\.){1,3}")
 _SEPARATORS = re.compile(r"([\\/@]+)")
 _WORD = re.compile(r"\w")
+_LETTERS = re.compile(r"[A-Za-z]{2}")
+_ADDRESS_IN_REGEX = re.compile(r"[0-9]{1,3}(?:\\?\.[0-9]{1,3}){3}|@[A-Za-z0-9]")
 _OCTETS: Final = 4
 
 
@@ -50,7 +52,7 @@ class LiteralTokens:
             return text
         if rule is not None and (open_start or open_end):
             return self._parts(rule.name, field, text, open_start=open_start, open_end=open_end)
-        if rule is None and open_end and _PART_OF_ADDRESS.fullmatch(text):
+        if rule is None and open_end and is_part_of_address(text):
             return self._part_of_address(text, open_start=open_start)
         return self._masker.values.text(field, text, [])
 
@@ -80,6 +82,14 @@ class LiteralTokens:
             case "url" | "host" | "file_hash" | "process_name" | "user_agent":
                 return (self._masker.values.text("", value, []),)
 
+    def check_regex(self, field: str, pattern: str) -> None:
+        """Raises Untranslatable for a regular expression of that field that asks for what has a token."""
+        rule = self._masker.values.rule_of(field)
+        if rule is not None and rule.action != "keep" and _LETTERS.search(pattern):
+            raise Untranslatable(f"a regular expression over {field}, which the rule {rule.name!r} masks")
+        if _ADDRESS_IN_REGEX.search(pattern):
+            raise Untranslatable(f"the regular expression {pattern[:200]!r} names an address")
+
     def _parts(self, rule: str, field: str, text: str, *, open_start: bool, open_end: bool) -> str:
         pieces = _SEPARATORS.split(text)
         for place in range(0, len(pieces), 2):
@@ -106,12 +116,6 @@ class LiteralTokens:
         return token
 
 
-def tokenised_literals(masker: Masker, field: str, values: list[str]) -> tuple[list[str], list[str]]:
-    """Whole values of a field as they stand in masked records, and those that have no masked form."""
-    tokens, masked, odd = LiteralTokens(masker), [], []
-    for value in values:
-        try:
-            masked.append(tokens.literal(field, value))
-        except Untranslatable:
-            odd.append(value)
-    return masked, odd
+def is_part_of_address(text: str) -> bool:
+    """Whether a text is the beginning of many IPv4 addresses: one to three numbers, each with a dot behind it."""
+    return _PART_OF_ADDRESS.fullmatch(text) is not None

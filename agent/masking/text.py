@@ -130,6 +130,13 @@ def _prepared(rule: TextRule) -> tuple[str, bool, TextRule, tuple[tuple[str, Fie
 
 def _without_overlaps(found: list[Finding], length: int) -> list[Finding]:
     """The findings in the order of the text, without those that an earlier found one overlaps."""
+    ordered, done = sorted(found), 0
+    for start, end, _, _ in ordered:
+        if start < done:
+            break
+        done = end
+    else:
+        return ordered
     taken = bytearray(length)
     chosen = []
     for finding in found:

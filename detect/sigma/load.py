@@ -18,6 +18,7 @@ from detect.sigma.header import logsource_of, rule_header
 from detect.sigma.identity import identity_of, stated_identity
 from detect.sigma.lint_condition import constant_truth
 from detect.sigma.load_correlation import ParsedCorrelationDocument, parse_correlation, resolve_correlations
+from detect.sigma.other_forms import take_forms, with_forms
 from detect.sigma.overlay import take_changes
 from detect.sigma.pack import source_digest
 from detect.sigma.placeholders import BadPlaceholders, lists_of, shipped_lists
@@ -82,8 +83,9 @@ def load_rule_set(sources: Sequence[tuple[str, str]]) -> RuleSet:
     Rules with `expand` placeholders that have no values are listed there as inert. Of rules with equal ids the first
     in path order loads. More than 25,000 documents are not read.
     """
-    changes, ordered, errors = take_changes(sorted(sources))
-    loading = _Loading(errors=errors)
+    changes, others, errors = take_changes(sorted(sources))
+    forms, ordered, faults = take_forms(others)
+    loading = _Loading(errors=[*errors, *faults])
     documents = list(_documents(ordered, loading.errors))
     _each(loading, [item for item in documents if "placeholders" in item.content], _read_lists)
     loading.lists = shipped_lists() | loading.lists
@@ -99,7 +101,7 @@ def load_rule_set(sources: Sequence[tuple[str, str]]) -> RuleSet:
         silent,
         tuple(loading.warnings),
     )
-    return changes.applied(loaded)
+    return changes.applied(with_forms(loaded, forms))
 
 
 def _documents(sources: Sequence[tuple[str, str]], errors: list[RuleError]) -> Iterator[_Document]:

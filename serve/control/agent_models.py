@@ -1,4 +1,4 @@
-"""What agents send to the Control API, as models: strict, bounded, nothing unknown."""
+"""What agents send to the Control API, as models: strict and bounded; of itself alone may one say the unknown."""
 
 from __future__ import annotations
 
@@ -24,7 +24,13 @@ class _Said(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class ConfigHealth(_Said):
+class _OfItself(BaseModel):
+    """What a newer agent says besides is passed over: a refusal would shut it out, also from the job that mends it."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class ConfigHealth(_OfItself):
     """Which configuration runs, and which was tried last; digests in hex, empty for none."""
 
     running: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
@@ -33,7 +39,15 @@ class ConfigHealth(_Said):
     detail: Text = ""
 
 
-class Health(_Said):
+class MaskingHealth(_OfItself):
+    """Whether the host masks what it sends: by the policy of that SHA-256 and the key with that fingerprint."""
+
+    state: Literal["", "off", "on"] = ""
+    policy: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
+    key: str = Field(default="", pattern=r"^([0-9a-f]{16})?$")
+
+
+class Health(_OfItself):
     """How an agent is, in its own words. `started_at` in ms since the epoch, `lag_s` how old what waits there is."""
 
     version: Name
@@ -41,9 +55,10 @@ class Health(_Said):
     status: Literal["ok", "degraded", "failing"]
     detail: Text = ""
     lag_s: float = Field(default=0, ge=0, le=1e9, allow_inf_nan=False)
-    spool: dict[Name, Count] = Field(default={}, max_length=64)
-    config: ConfigHealth = ConfigHealth()
-    labels: dict[Name, Annotated[str, StringConstraints(max_length=200)]] = Field(default={}, max_length=32)
+    spool: dict[Name, Count] = Field(default_factory=dict, max_length=64)
+    config: ConfigHealth = Field(default_factory=ConfigHealth)
+    masking: MaskingHealth = Field(default_factory=MaskingHealth)
+    labels: dict[Name, Annotated[str, StringConstraints(max_length=200)]] = Field(default_factory=dict, max_length=32)
 
 
 class PullRequest(_Said):

@@ -14,6 +14,7 @@ from uuid import UUID
 
 import orjson
 
+from actors.metrics import Metrics
 from agent.jobs import Job, JobRefused, job_digest, public_key, sign_job, verify_result
 from serve.control.agent_door import AgentCaller
 from serve.control.agent_models import CertificateRequest, FilePart, Health, OutputPart, PullRequest, SignedResult
@@ -34,6 +35,7 @@ from store.jobs_delivery import (
     Outcome,
     add_output,
     agent_standing,
+    ask_standing,
     keep_lease,
     lease_jobs,
     record_signed,
@@ -45,6 +47,8 @@ from store.tenants import own_tenant
 from store.values import nanoseconds
 
 _LEAST_WAIT_S = 0.2
+# When everybody is woken at once (words may have been missed), this many look each second.
+_LOOKS_PER_S = 200.0
 _SPREAD_S = 5.0
 _MOST_CERTIFICATES = 5
 
@@ -61,12 +65,14 @@ class AgentServices:
         signer: CertificateSigner,
         hints: JobHints,
         health: HealthBook,
+        metrics: Metrics,
     ) -> None:
         self._app_pool = app_pool
         self._job_keys = job_keys
         self._signer = signer
         self._hints = hints
         self._health = health
+        self._metrics = metrics
 
     async def pull(self, caller: AgentCaller, wanted: PullRequest, gone: Gone) -> dict[str, Any]:
         """Jobs for the agent, as soon as there is one or when the wait is over. `gone`: whether it waits no more."""
@@ -95,7 +101,8 @@ class AgentServices:
                 if not woken and wait == left:
                     break
                 if waiter.spread:
-                    await asyncio.sleep(random.uniform(0, min(_SPREAD_S, max(0.0, deadline - loop.time()))))  # noqa: S311
+                    spread = max(_SPREAD_S, self._hints.waiting / _LOOKS_PER_S)
+                    await asyncio.sleep(random.uniform(0, min(spread, max(0.0, deadline - loop.time()))))  # noqa: S311
                 if await gone():
                     break
         now_ms = nanoseconds(datetime.now(UTC)) // 1_000_000
@@ -128,9 +135,11 @@ class AgentServices:
                 base64.b64decode(said.signature),
             )
             try:
-                return {"state": await take_outcome(tx, caller.agent, outcome)}
+                state = await take_outcome(tx, caller.agent, outcome)
             except (JobNotFound, LeaseLost) as error:
                 _refuse(error)
+        self._metrics.count("job_results", state=state)
+        return {"state": state}
 
     async def output(self, caller: AgentCaller, part: OutputPart) -> dict[str, Any]:
         """Takes what a job printed; says how much is kept, in characters."""
@@ -189,8 +198,7 @@ class AgentServices:
         await self._standing(caller)
 
     async def _standing(self, caller: AgentCaller) -> AgentStanding:
-        async with tenant_transaction(self._app_pool, caller.tenant) as tx:
-            return _active(await agent_standing(tx, caller.agent))
+        return _active(await ask_standing(self._app_pool, caller.tenant, caller.agent))
 
     @asynccontextmanager
     async def _own(self, caller: AgentCaller) -> AsyncIterator[TenantTransaction]:

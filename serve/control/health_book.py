@@ -49,15 +49,15 @@ class HealthBook:
                 except StorageUnavailable:
                     for word in group:
                         self._heard.setdefault(tenant, {}).setdefault(word.agent, word)
+                except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                    # The words of this group are lost and no other's with them: the next poll says them again.
+                    logger.error("the health of agents could not be written", tenant=str(tenant), error=str(error))
         return written
 
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(_EVERY_S)
-            try:
-                await self.flush()
-            except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-                logger.exception("the health of agents could not be written", error=str(error))
+            await self.flush()
 
 
 @asynccontextmanager

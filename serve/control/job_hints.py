@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -42,10 +43,17 @@ class Waiter:
 
 
 class JobHints:
-    """Who waits for jobs. Not safe for threads."""
+    """Who waits for jobs: at most so many at once, three quarters of them of one tenant. Not safe for threads.
 
-    def __init__(self, most: int) -> None:
+    `changed` hears how many they are.
+    """
+
+    def __init__(self, most: int, changed: Callable[[int], None] = lambda waiting: None) -> None:
         self._most = most
+        # What is left is for the others: an operator can enrol as many agents as there are places.
+        self._most_of_one_tenant = max(1, most * 3 // 4)
+        self._of_tenant: Counter[TenantId] = Counter()
+        self._changed = changed
         self._waiting: dict[tuple[TenantId, str], set[Waiter]] = {}
         self._count = 0
 
@@ -61,16 +69,22 @@ class JobHints:
         if len(places) >= MOST_OF_ONE_AGENT:
             detail = f"{MOST_OF_ONE_AGENT} requests of this agent wait for jobs already: is it running twice?"
             raise WireError(429, detail, retry_after_s=_RETRY_S)
-        if self._count >= self._most:
+        if self._count >= self._most or self._of_tenant[tenant] >= self._most_of_one_tenant:
             raise WireError(503, "too many agents wait on this replica", retry_after_s=_RETRY_S, reason="busy")
         made = Waiter()
         places.add(made)
         self._waiting[tenant, agent] = places
         self._count += 1
+        self._of_tenant[tenant] += 1
+        self._changed(self._count)
         try:
             yield made
         finally:
             self._count -= 1
+            self._of_tenant[tenant] -= 1
+            if not self._of_tenant[tenant]:
+                del self._of_tenant[tenant]
+            self._changed(self._count)
             places.discard(made)
             if not places:
                 self._waiting.pop((tenant, agent), None)

@@ -78,10 +78,19 @@ class CertificateModel(Model):
     revoked_at: str | None
 
 
+class AgentMasking(Model):
+    """Whether an agent masks as rules and other hosts take for granted. `alike`: by a key of the tenant and this
+    program's policy; `otherwise`: rules miss what they name, `detail` says why; `unknown`: it has not said."""
+
+    state: Literal["unknown", "off", "alike", "otherwise"]
+    detail: str
+
+
 class AgentDetail(AgentModel):
-    """An agent with its newest certificates."""
+    """An agent with its newest certificates, and how it masks."""
 
     certificates: list[CertificateModel]
+    masking: AgentMasking
 
 
 class AgentPage(Model):

@@ -7,19 +7,19 @@ least 30 seconds, which is the least that the specification recommends; what nev
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final
 
 from fastapi import APIRouter, Request, Response
 
 from detect.record import TenantId
 from serve.auth import Authenticator
-from serve.control.agent_door import StampedRoute
 from serve.control.opamp_messages import BAD_REQUEST, UNAVAILABLE, UnreadableMessage, error_message
 from serve.control.opamp_services import OpampCaller, OpampServices
 from serve.control.opamp_state import read_said
+from serve.control.pace import Pace
 from serve.errors import PROTOBUF, WireAnswer, WireError, problem
 from serve.ingest.body import (
     ACCEPTED_ENCODINGS,
@@ -30,7 +30,7 @@ from serve.ingest.body import (
     read_out,
 )
 from serve.ingest.doors import wire_response
-from serve.ingest.token_bucket import TokenBucket
+from serve.stamped_route import StampedRoute
 from store.postgres import StorageUnavailable
 
 PATH: Final = "/v1/opamp"
@@ -42,44 +42,62 @@ _UID_BYTES: Final = 16
 # One instance: a poll every half minute, and what it says of its own accord besides.
 _MESSAGES_PER_S: Final = 0.5
 _BURST: Final = 20.0
-_REMEMBERED: Final = 50_000
 # One replica.
 _AT_ONCE: Final = 64
 _BYTES_AT_ONCE: Final = 4 * MOST_BYTES
 _READ_AT_ONCE: Final = 4
+_BODY_S: Final = 60.0
 
 
 class Throttle:
     """Who may send now. Not safe for threads; `clock` is in seconds and does not go back."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._buckets: OrderedDict[tuple[TenantId, bytes], TokenBucket] = OrderedDict()
-        self._requests = 0
-        self._bytes = 0
+        self._pace = Pace(_MESSAGES_PER_S, _BURST, clock, least_retry_s=LEAST_RETRY_S)
+        self._all = _Room()
+        self._rooms: dict[TenantId, _Room] = {}
 
     def check(self, tenant: TenantId, instance_uid: bytes) -> None:
         """Counts a message of an instance; raises WireError 429 when there are too many."""
-        now = self._clock()
-        bucket = self._buckets.pop((tenant, instance_uid), None) or TokenBucket(_MESSAGES_PER_S, _BURST, now)
-        self._buckets[tenant, instance_uid] = bucket
-        if len(self._buckets) > _REMEMBERED:
-            self._buckets.popitem(last=False)
-        if bucket.take(now, 1):
-            raise WireError(429, "this instance sends too often: poll every 30 seconds", retry_after_s=LEAST_RETRY_S)
+        self._pace.check((tenant, instance_uid), "this instance sends too often: poll every 30 seconds")
 
     @contextmanager
-    def room(self, size: int) -> Iterator[None]:
-        """Room for a request of so many bytes while the block runs; raises WireError 503 when there is none."""
-        if self._requests >= _AT_ONCE or self._bytes + size > _BYTES_AT_ONCE:
+    def room(self, tenant: TenantId, size: int) -> Iterator[None]:
+        """Room for a request of so many bytes while the block runs; raises WireError 503 when there is none.
+
+        A tenant has half of all at most: whoever sends slowly keeps no other tenant's agents waiting.
+        """
+        own = self._rooms.get(tenant, _Room())
+        for_all = self._all.holds(size, _AT_ONCE, _BYTES_AT_ONCE)
+        if not for_all or not own.holds(size, _AT_ONCE // 2, _BYTES_AT_ONCE // 2):
             raise WireError(503, "too many agents report at once", retry_after_s=LEAST_RETRY_S, reason="busy")
-        self._requests += 1
-        self._bytes += size
+        self._rooms[tenant] = own
+        self._all.take(1, size)
+        own.take(1, size)
         try:
             yield
         finally:
-            self._requests -= 1
-            self._bytes -= size
+            self._all.take(-1, -size)
+            own.take(-1, -size)
+            if not own.requests:
+                del self._rooms[tenant]
+
+
+@dataclass(slots=True)
+class _Room:
+    """Requests that are being read, and the bytes that were set aside for them."""
+
+    requests: int = 0
+    bytes: int = 0
+
+    def holds(self, size: int, most: int, most_bytes: int) -> bool:
+        """Whether one more request of that size fits."""
+        return self.requests < most and self.bytes + size <= most_bytes
+
+    def take(self, requests: int, size: int) -> None:
+        """Counts; negative numbers give back."""
+        self.requests += requests
+        self.bytes += size
 
 
 class OpampDoor:
@@ -112,8 +130,8 @@ class OpampDoor:
             raise WireError(415, f"Content-Type {kind[:60]!r} is not supported: OpAMP over HTTP sends {PROTOBUF}")
         encoding = content_encoding(headers.get("content-encoding", ""))
         declared = check_declared_length(headers.get("content-length", ""), MOST_BYTES)
-        with self._throttle.room(MOST_BYTES if declared is None else declared):
-            body = await read_body(request.stream(), MOST_BYTES, declared)
+        with self._throttle.room(tenant, MOST_BYTES if declared is None else declared):
+            body = await _body_in_time(request, declared)
             try:
                 async with self._readers:
                     said = await read_out(body, encoding, MOST_BYTES, read_said)
@@ -125,6 +143,14 @@ class OpampDoor:
                 return WireAnswer(200, PROTOBUF, malformed, {})
             self._throttle.check(tenant, said.instance_uid)
             return WireAnswer(200, PROTOBUF, await self._services.exchange(caller, said), {})
+
+
+async def _body_in_time(request: Request, declared: int | None) -> bytes:
+    try:
+        async with asyncio.timeout(_BODY_S):
+            return await read_body(request.stream(), MOST_BYTES, declared)
+    except TimeoutError as error:
+        raise WireError(503, f"the body took more than {_BODY_S:.0f} s", retry_after_s=LEAST_RETRY_S) from error
 
 
 def refusal(error: WireError) -> WireAnswer:
@@ -139,9 +165,9 @@ def refusal(error: WireError) -> WireAnswer:
     return WireAnswer(error.status, PROTOBUF, error_message(BAD_REQUEST, error.detail), headers)
 
 
-def opamp_routes(door: OpampDoor) -> APIRouter:
+def opamp_routes(door: OpampDoor, route_class: type[StampedRoute]) -> APIRouter:
     """The one route. It is not in the OpenAPI document: what goes through it is protobuf."""
-    router = APIRouter(route_class=StampedRoute)
+    router = APIRouter(route_class=route_class)
 
     @router.post(PATH, include_in_schema=False)
     async def opamp(request: Request) -> Response:

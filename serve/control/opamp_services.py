@@ -35,6 +35,7 @@ from serve.control.opamp_messages import (
 from serve.control.opamp_state import Known, RemoteStatus, Said, known_from, merged, offer_hash, read_offer_hash
 from serve.errors import WireError
 from store.agent_policies import PolicyNotFound, policy_for_agent
+from store.agents import is_revoked
 from store.jobs import JobState
 from store.jobs_delivery import LeasedJob, LeaseLost, Outcome, lease_jobs, record_signed, take_outcome
 from store.opamp import (
@@ -43,7 +44,6 @@ from store.opamp import (
     TooManyInstances,
     held_job,
     hold_instance,
-    is_revoked,
     named_job,
     write_report,
 )

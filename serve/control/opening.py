@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from fastapi import APIRouter, FastAPI
 
 from actors.janitor import Chore
+from actors.metrics import Metrics
 from detect.record import TenantId
 from serve.auth import Authenticator
-from serve.control.agent_door import AgentAuthenticator, AgentDoor
+from serve.control.agent_door import BURST, REQUESTS_PER_S, AgentAuthenticator, AgentDoor, counted_route
 from serve.control.agent_services import AgentServices
 from serve.control.certificate_signer import CertificateSigner
 from serve.control.chores import ControlSweep
@@ -24,6 +25,7 @@ from serve.control.job_services import JobServices
 from serve.control.opamp import OpampDoor, Throttle, opamp_routes
 from serve.control.opamp_services import OpampServices
 from serve.control.operator_services import AgentAdministration
+from serve.control.pace import Pace
 from serve.control.routes_agent_api import agent_api_routes
 from serve.control.routes_operators import (
     agent_routes,
@@ -34,6 +36,7 @@ from serve.control.routes_operators import (
 )
 from serve.masking.routes import masking_setting_routes, reveal_routes
 from serve.masking.services import MaskingServices
+from serve.services import RulesInForce
 from serve.settings import Settings
 from serve.signing_keyring import SigningKeyring
 from serve.signing_services import envelope_check, signing_keyring
@@ -54,6 +57,8 @@ class ControlParts:
     agents: AgentAuthenticator
     nonces: NonceStore
     keyring: SigningKeyring
+    metrics: Metrics
+    enforce_rules: RulesInForce
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,25 +84,29 @@ async def open_control(settings: Settings, parts: ControlParts) -> AsyncIterator
     signer = CertificateSigner(
         settings.data_dir / "tls", external=settings.agent_authority == "external", days=settings.agent_certificate_days
     )
-    hints = JobHints(settings.agent_polls_at_once)
+    metrics = parts.metrics
+    hints = JobHints(settings.agent_polls_at_once, lambda waiting: metrics.set("agent_polls_waiting", waiting))
     # An agent comes back after half a minute: its key is worth remembering for longer, as long as changes are heard of.
     remembered = signing_keyring(settings.model_copy(update={"key_cache_s": _KEYS_REMEMBERED_S}), parts.app_pool)
     envelopes = envelope_check(settings, parts.agents, remembered, parts.nonces)
-    door = AgentDoor(parts.agents, envelopes, need_certificate=settings.agent_certificates == "required")
+    pace = Pace(REQUESTS_PER_S, BURST, time.monotonic)
+    door = AgentDoor(parts.agents, envelopes, pace, need_certificate=settings.agent_certificates == "required")
     endpoints = Endpoints(settings.agent_address, settings.agent_address)
     desk = EnrolmentDesk(parts.app_pool, parts.keyring, signer, job_keys, endpoints)
     administration = AgentAdministration(
         parts.authenticator, parts.app_pool, parts.writer_pool, parts.keyring, signer, hints
     )
     jobs = JobServices(parts.authenticator, parts.app_pool)
-    masking = MaskingServices(parts.authenticator, parts.app_pool, parts.writer_pool, parts.keyring)
-    sweep = ControlSweep(parts.app_pool, parts.writer_pool, settings.collected_file_days)
+    masking = MaskingServices(
+        parts.authenticator, parts.app_pool, parts.writer_pool, parts.keyring, parts.enforce_rules
+    )
+    sweep = ControlSweep(parts.app_pool, parts.writer_pool, settings.collected_file_days, metrics)
 
     def heard(tenant: TenantId, agent: str) -> None:
         if agent:
             hints.hint(tenant, agent)
         else:
-            remembered.forget()
+            remembered.forget(tenant)
 
     def missed() -> None:
         remembered.forget()
@@ -107,10 +116,11 @@ async def open_control(settings: Settings, parts: ControlParts) -> AsyncIterator
         open_health_book(parts.app_pool) as health,
         listening(settings.app_dsn.get_secret_value(), heard, missed),
     ):
-        services = AgentServices(parts.app_pool, job_keys, signer, hints, health)
+        services = AgentServices(parts.app_pool, job_keys, signer, hints, health, metrics)
+        route_class = counted_route(metrics)
         opamp = OpampDoor(parts.authenticator, OpampServices(parts.app_pool), Throttle(time.monotonic))
         routers = (
-            agent_api_routes(door, services, desk, settings.data_dir / "agent-packages"),
+            agent_api_routes(door, services, desk, settings.data_dir / "agent-packages", route_class),
             agent_routes(administration),
             enrolment_routes(administration),
             job_routes(jobs),
@@ -118,6 +128,6 @@ async def open_control(settings: Settings, parts: ControlParts) -> AsyncIterator
             approval_routes(administration),
             masking_setting_routes(masking),
             reveal_routes(masking),
-            opamp_routes(opamp),
+            opamp_routes(opamp, route_class),
         )
         yield Control(routers, tuple(sweep.chores()), hints)

@@ -25,6 +25,7 @@ from serve.control.models import (
 )
 from serve.control.views import agent_detail, agent_model, policy_model, token_model
 from serve.errors import WireError
+from serve.masking.services import masking_of_agent
 from serve.named_tenant import named_tenant
 from serve.signing_keyring import SigningKeyring
 from store.agent_policies import PolicyNotFound, add_policy, get_policy, list_policies
@@ -104,7 +105,8 @@ class AgentAdministration:
             found = await get_agent(tx, agent)
             if found is None:
                 raise WireError(404, f"there is no agent {agent!r}")
-            return agent_detail(found, await list_certificates(tx, agent), datetime.now(UTC))
+            masking = await masking_of_agent(tx, self._keyring, found)
+            return agent_detail(found, await list_certificates(tx, agent), masking, datetime.now(UTC))
 
     async def label(self, headers: Headers, agent: str, labels: dict[str, str]) -> AgentModel:
         """Replaces an agent's labels."""

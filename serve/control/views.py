@@ -11,6 +11,7 @@ import orjson
 
 from serve.control.models import (
     AgentDetail,
+    AgentMasking,
     AgentModel,
     AgentTokenModel,
     CertificateModel,
@@ -37,10 +38,12 @@ def agent_model(row: AgentRow, now: datetime) -> AgentModel:
     return AgentModel(**_agent(row, now))
 
 
-def agent_detail(row: AgentRow, certificates: list[CertificateRow], now: datetime) -> AgentDetail:
-    """An agent with its certificates."""
+def agent_detail(
+    row: AgentRow, certificates: list[CertificateRow], masking: AgentMasking, now: datetime
+) -> AgentDetail:
+    """An agent with its certificates, and how it masks."""
     shown = [CertificateModel(**_shown(asdict(certificate))) for certificate in certificates]
-    return AgentDetail(**_agent(row, now), certificates=shown)
+    return AgentDetail(**_agent(row, now), certificates=shown, masking=masking)
 
 
 def policy_model(row: PolicyRow) -> PolicyModel:

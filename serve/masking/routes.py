@@ -29,7 +29,7 @@ def masking_setting_routes(services: MaskingServices) -> APIRouter:
 
     @router.put("/masking")
     async def set_masking(request: Request, name: str, wanted: MaskingChange) -> MaskingModel:
-        """Switches masking for agents that are enrolled from now on."""
+        """Switches masking for agents that are enrolled from now on; the tenant's rules look for their tokens."""
         return await services.change(request.headers, name, wanted)
 
     return router

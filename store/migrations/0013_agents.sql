@@ -97,7 +97,7 @@ CREATE TABLE rollouts (
     PRIMARY KEY (tenant_id, rollout_id)
 );
 CREATE INDEX rollouts_by_time ON rollouts (tenant_id, created_at DESC, rollout_id DESC);
-CREATE INDEX rollouts_running ON rollouts (tenant_id) WHERE state = 'running';
+CREATE INDEX rollouts_open ON rollouts (tenant_id) WHERE state IN ('awaiting_approval', 'running');
 
 -- What one agent is told to do. `args` is canonical JSON, kept as it is signed; `envelope` and `signature` are what was
 -- handed out last, `result` and `result_signature` what the agent said at the end. A lease says who may be at work:
@@ -141,13 +141,15 @@ CREATE TABLE jobs (
     FOREIGN KEY (tenant_id, agent) REFERENCES agents,
     FOREIGN KEY (tenant_id, rollout_id) REFERENCES rollouts,
     CHECK (not_before < expires_at),
+    CHECK (expires_at <= issued_at + interval '30 days'),
     CHECK ((lease IS NULL) = (lease_until IS NULL)),
     CHECK ((lease IS NOT NULL) = (state IN ('leased', 'running')))
 );
 CREATE INDEX jobs_by_time ON jobs (tenant_id, created_at DESC, job_id DESC);
 CREATE INDEX jobs_of_rollout ON jobs (tenant_id, rollout_id, wave) WHERE rollout_id IS NOT NULL;
--- What an agent may be given now or soon, and what the sweep has to look at.
-CREATE INDEX jobs_open_by_agent ON jobs (tenant_id, agent, created_at) WHERE state IN ('queued', 'leased', 'running');
+-- What an agent may be given now or soon, what its revocation takes along, and what the sweep has to look at.
+CREATE INDEX jobs_open_by_agent ON jobs (tenant_id, agent, created_at)
+    WHERE state IN ('awaiting_approval', 'queued', 'leased', 'running');
 CREATE INDEX jobs_open_by_expiry ON jobs (expires_at) WHERE state IN ('awaiting_approval', 'queued') AND NOT held;
 CREATE INDEX jobs_open_by_lease ON jobs (lease_until) WHERE state IN ('leased', 'running');
 
@@ -195,6 +197,26 @@ END $$;
 CREATE TRIGGER job_is_due AFTER INSERT OR UPDATE OF state, held ON jobs
     FOR EACH ROW WHEN (NEW.state = 'queued' AND NOT NEW.held) EXECUTE FUNCTION job_is_due();
 
+-- What every poll of an agent asks: whether it may ask at all, and when something may be there for it, which is what waits
+-- for its time or for the end of another's lease. It enters the tenant for the transaction that it is called in, which row-
+-- level security then holds to; a statement by itself is such a transaction.
+CREATE FUNCTION agent_standing(
+    tenant uuid, name text, OUT state text, OUT result_key bytea, OUT next_at timestamptz
+) LANGUAGE plpgsql SET search_path = pg_catalog, public AS $$
+BEGIN
+    PERFORM set_config('app.tenant_id', tenant::text, true);
+    SELECT agents.state, agents.result_key,
+           (SELECT min(greatest(jobs.not_before, coalesce(jobs.lease_until, jobs.not_before))) FROM jobs
+            WHERE jobs.agent = agents.agent AND jobs.state IN ('queued', 'leased', 'running') AND NOT jobs.held
+              AND jobs.attempt < jobs.max_attempts AND jobs.expires_at > now()
+              AND NOT EXISTS (SELECT FROM rollouts WHERE rollouts.rollout_id = jobs.rollout_id
+                              AND rollouts.state IN ('stopped', 'cancelled')))
+    INTO state, result_key, next_at
+    FROM agents WHERE agents.agent = name;
+END $$;
+REVOKE ALL ON FUNCTION agent_standing(uuid, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION agent_standing(uuid, text) TO trustsoc_app;
+
 -- Replicas remember agents' signing keys for minutes, and forget them when one of a tenant's was changed.
 CREATE FUNCTION signing_key_changed() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, public AS $$
 BEGIN
@@ -239,3 +261,5 @@ GRANT UPDATE (received, complete), DELETE ON job_files TO trustsoc_app;
 GRANT SELECT (tenant_id, state, held, expires_at, lease_until) ON jobs TO trustsoc_writer;
 GRANT SELECT (tenant_id, state) ON rollouts TO trustsoc_writer;
 GRANT SELECT (tenant_id, received_at) ON job_files TO trustsoc_writer;
+-- How many agents there are, and how they are, for the gauges.
+GRANT SELECT (tenant_id, state, status, last_seen) ON agents TO trustsoc_writer;

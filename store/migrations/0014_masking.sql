@@ -28,6 +28,22 @@ CREATE TABLE tenant_masking (
 
 -- Which key an agent was given when it was enrolled; NULL: none.
 ALTER TABLE agents ADD COLUMN masking_master integer CHECK (masking_master > 0);
+CREATE INDEX agents_by_masking ON agents (tenant_id, masking_master) WHERE state = 'active';
+
+-- How the records are masked that the tenant's rule set was made for, as masking_of_records says, and by which policy;
+-- NULL: not at all.
+ALTER TABLE tenant_rules ADD COLUMN masked text;
+
+-- How the records of a tenant's active agents are masked, and those of the next one: the masters of their keys, `clear`
+-- for those that mask nothing. NULL when nobody masks.
+CREATE FUNCTION masking_of_records(wanted uuid) RETURNS text STABLE LANGUAGE sql AS $$
+    SELECT CASE WHEN count(master) > 0 THEN string_agg(coalesce(master::text, 'clear'), ' ' ORDER BY master) END
+    FROM (
+        SELECT masking_master AS master FROM agents WHERE tenant_id = wanted AND state = 'active'
+        UNION
+        SELECT master FROM tenant_masking WHERE tenant_id = wanted AND enabled
+    ) AS known
+$$;
 
 DO $$
 DECLARE
@@ -45,3 +61,8 @@ END $$;
 GRANT SELECT, INSERT ON masking_keys, tenant_masking TO trustsoc_app;
 GRANT UPDATE (enabled, master, changed_by, changed_at) ON tenant_masking TO trustsoc_app;
 GRANT UPDATE (masking_master) ON agents TO trustsoc_app;
+-- For the housekeeping of rules, over all tenants.
+GRANT SELECT (tenant_id, enabled, master) ON tenant_masking TO trustsoc_writer;
+GRANT SELECT (masking_master) ON agents TO trustsoc_writer;
+GRANT SELECT (masked) ON tenant_rules TO trustsoc_writer;
+GRANT EXECUTE ON FUNCTION masking_of_records(uuid) TO trustsoc_app, trustsoc_writer;

@@ -19,7 +19,7 @@ SELECT tenant_id, token_id FROM agent_tokens WHERE digest = $1;
 -- Of two that come at once the second waits for the first's row, and then finds the token spent.
 UPDATE agent_tokens SET spent_at = now(), spent_by = $2
 WHERE token_id = $1 AND spent_at IS NULL AND revoked_at IS NULL AND expires_at > now() AND coalesce(agent, $2) = $2
-RETURNING labels::text, created_by;
+RETURNING labels::text, created_by, agent IS NOT NULL AS named;
 
 -- name: agent_enrol
 -- A name that was revoked can be enrolled again, with new keys; one that is in use cannot.
@@ -51,6 +51,13 @@ ORDER BY agent LIMIT $4;
 SELECT agent FROM agents WHERE state = 'active' AND labels @> $1::text::jsonb
 ORDER BY sha256(convert_to($2::text || agent, 'UTF8')) LIMIT $3;
 
+-- name: agent_hold
+SELECT state FROM agents WHERE agent = $1 FOR UPDATE;
+
+-- name: agent_state
+-- Whether the agent that a certificate names was revoked.
+SELECT state FROM agents WHERE agent = $1;
+
 -- name: agent_label
 UPDATE agents SET labels = $2::text::jsonb WHERE agent = $1 RETURNING agent;
 
@@ -59,15 +66,16 @@ UPDATE agents SET state = 'revoked', revoked_by = $2, revoked_at = now() WHERE a
 RETURNING agent;
 
 -- name: agent_jobs_cancel
--- Nobody is left to do them.
+-- Nobody is left to do them, and who comes later under the same name is somebody else.
 UPDATE jobs SET state = 'cancelled', reason = 'agent_revoked', ended_at = now(), lease = NULL, lease_until = NULL,
                 held = false
 WHERE agent = $1 AND state IN ('awaiting_approval', 'queued', 'leased', 'running')
 RETURNING job_id;
 
 -- name: agent_signing_keys
+-- Held until the transaction ends: rows of a tenant are locked before its audit chain, everywhere.
 SELECT key_id FROM signing_keys
-WHERE agent = $1 AND revoked_at IS NULL AND coalesce(expires_at > now(), true) ORDER BY created_at, key_id;
+WHERE agent = $1 AND revoked_at IS NULL AND coalesce(expires_at > now(), true) ORDER BY created_at, key_id FOR UPDATE;
 
 -- name: agent_certificate_insert
 INSERT INTO agent_certificates (tenant_id, serial, agent, job_id, begins, ends) VALUES ($1, $2, $3, $4, $5, $6);
@@ -85,14 +93,18 @@ SELECT serial, begins, ends, revoked_at FROM agent_certificates WHERE agent = $1
 ORDER BY begins DESC, serial LIMIT 20;
 
 -- name: agent_certificates_due
--- Active agents that are heard of and whose newest certificate is in the last third of its life.
-SELECT agents.agent, newest.serial
+-- Active agents that are heard of and whose newest certificate is in the last third of its life, each with the key of the
+-- job of week $3. Who was told in this week already is left out, or those that cannot do it would stand in the way of all
+-- others.
+SELECT agents.agent, 'renew:' || newest.serial || ':' || $3::text AS idempotency_key
 FROM agents JOIN LATERAL (
     SELECT serial, begins, ends FROM agent_certificates AS known
     WHERE known.tenant_id = agents.tenant_id AND known.agent = agents.agent ORDER BY ends DESC LIMIT 1
 ) AS newest ON true
 WHERE agents.state = 'active' AND agents.last_seen > $1::timestamptz - interval '1 day'
   AND newest.ends < $1::timestamptz + (newest.ends - newest.begins) / 3
+  AND NOT EXISTS (SELECT FROM jobs WHERE jobs.tenant_id = agents.tenant_id AND jobs.agent = agents.agent
+                  AND jobs.idempotency_key = 'renew:' || newest.serial || ':' || $3::text)
 ORDER BY newest.ends LIMIT $2;
 
 -- name: agent_health_write
@@ -102,6 +114,11 @@ SET last_seen = said.seen, status = said.status, version = said.version, health 
 FROM (SELECT * FROM unnest($1::text[], $2::timestamptz[], $3::text[], $4::text[], $5::text[])
           AS given (agent, seen, status, version, health) ORDER BY agent) AS said
 WHERE known.agent = said.agent AND known.state = 'active' AND coalesce(known.last_seen < said.seen, true);
+
+-- name: agents_by_status
+-- Of all tenants. Who was not heard of since $1 is silent, whatever it said then.
+SELECT CASE WHEN last_seen < $1 THEN 'silent' ELSE status END AS status, count(*) AS agents
+FROM agents WHERE state = 'active' GROUP BY 1;
 
 -- name: approval_types_read
 SELECT settings -> 'approve_job_types' FROM tenants;

@@ -53,15 +53,10 @@ RETURNING job_id;
 UPDATE jobs SET state = 'cancelled', reason = $2, ended_at = now(), lease = NULL, lease_until = NULL, held = false
 WHERE job_id = $1 RETURNING job_id;
 
--- name: job_next
--- Whether the agent may ask at all, and when something may be there for it: what waits for its time, or another's lease.
-SELECT agents.state, agents.result_key,
-       (SELECT min(greatest(jobs.not_before, coalesce(jobs.lease_until, jobs.not_before))) FROM jobs
-        WHERE jobs.agent = agents.agent AND jobs.state IN ('queued', 'leased', 'running') AND NOT jobs.held
-          AND jobs.attempt < jobs.max_attempts AND jobs.expires_at > now()
-          AND NOT EXISTS (SELECT FROM rollouts WHERE rollouts.rollout_id = jobs.rollout_id
-                          AND rollouts.state IN ('stopped', 'cancelled'))) AS next_at
-FROM agents WHERE agent = $1;
+-- name: agent_standing
+-- Whether the agent may ask at all, and when something may be there for it. The function enters the tenant by itself, so
+-- that a poll asks one question, outside of any transaction.
+SELECT state, result_key, next_at FROM agent_standing($1, $2);
 
 -- name: jobs_lease
 -- What is queued, and what was handed out to somebody whose lease has ended. A row that another pull looks at is skipped,
@@ -140,22 +135,36 @@ SELECT DISTINCT tenant_id FROM job_files WHERE received_at < $1;
 -- For the sweep: whose jobs have expired, whose leases have ended, whose rollouts run.
 SELECT tenant_id FROM jobs WHERE state IN ('awaiting_approval', 'queued') AND NOT held AND expires_at <= $1
 UNION SELECT tenant_id FROM jobs WHERE state IN ('leased', 'running') AND lease_until <= $1
-UNION SELECT tenant_id FROM rollouts WHERE state IN ('running', 'awaiting_approval');
+UNION SELECT tenant_id FROM rollouts WHERE state IN ('awaiting_approval', 'running');
+
+-- name: jobs_by_state
+-- Of all tenants: those that are not over.
+SELECT state, count(*) AS jobs FROM jobs WHERE state IN ('awaiting_approval', 'queued', 'leased', 'running') GROUP BY state;
 
 -- name: jobs_expire
--- Nobody has begun them in their time. What was handed out before and came back is not known not to have run.
+-- Nobody has begun them in their time. What was handed out before and came back is not known not to have run. At most $1:
+-- each has its row in the audit chain, which the tenant's other changes wait for. Who is at a job now is left alone.
+WITH late AS (
+    SELECT tenant_id, job_id FROM jobs
+    WHERE state IN ('awaiting_approval', 'queued') AND NOT held AND expires_at <= now()
+    ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED
+)
 UPDATE jobs SET state = CASE WHEN attempt > 0 THEN 'failed' ELSE 'expired' END,
                 reason = CASE WHEN attempt > 0 THEN 'lease_lost' ELSE 'expired' END, ended_at = now()
-WHERE state IN ('awaiting_approval', 'queued') AND NOT held AND expires_at <= now()
-RETURNING job_id, state, reason, attempt;
+FROM late WHERE jobs.tenant_id = late.tenant_id AND jobs.job_id = late.job_id
+RETURNING jobs.job_id, jobs.state, jobs.attempt;
 
 -- name: jobs_give_back
--- A lease that has ended: the job is for whoever asks next, until its attempts or its time are used up.
+-- A lease that has ended: the job is for whoever asks next, until its attempts or its time are used up. At most $1.
+WITH lost AS (
+    SELECT tenant_id, job_id FROM jobs WHERE state IN ('leased', 'running') AND lease_until <= now()
+    ORDER BY lease_until LIMIT $1 FOR UPDATE SKIP LOCKED
+)
 UPDATE jobs SET state = CASE WHEN attempt >= max_attempts OR expires_at <= now() THEN 'failed' ELSE 'queued' END,
                 ended_at = CASE WHEN attempt >= max_attempts OR expires_at <= now() THEN now() END,
                 reason = 'lease_lost', lease = NULL, lease_until = NULL
-WHERE state IN ('leased', 'running') AND lease_until <= now()
-RETURNING job_id, state, reason, attempt;
+FROM lost WHERE jobs.tenant_id = lost.tenant_id AND jobs.job_id = lost.job_id
+RETURNING jobs.job_id, jobs.state, jobs.attempt;
 
 -- name: rollout_insert
 INSERT INTO rollouts (tenant_id, rollout_id, state, type, labels, waves, gate_s, most_failures, lifetime_s, agents,
@@ -180,7 +189,7 @@ SELECT rollout_id, state, type, labels::text, waves, gate_s, most_failures, life
 FROM rollouts WHERE (created_at, rollout_id) < ($1, $2) ORDER BY created_at DESC, rollout_id DESC LIMIT $3;
 
 -- name: rollouts_open
-SELECT rollout_id FROM rollouts WHERE state IN ('running', 'awaiting_approval') ORDER BY created_at, rollout_id;
+SELECT rollout_id FROM rollouts WHERE state IN ('awaiting_approval', 'running') ORDER BY created_at, rollout_id;
 
 -- name: rollout_write
 UPDATE rollouts SET state = $2, wave = $3, failures = $4, detail = $5, changed_at = now() WHERE rollout_id = $1;

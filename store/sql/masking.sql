@@ -16,6 +16,9 @@ SET enabled = EXCLUDED.enabled, master = EXCLUDED.master, changed_by = EXCLUDED.
 -- name: masking_of_agent
 UPDATE agents SET masking_master = $2 WHERE agent = $1;
 
+-- name: masking_of_records
+SELECT masking_of_records($1);
+
 -- name: masking_agents_otherwise
 -- Active agents that were enrolled with another key than $1, or with one where $1 is NULL.
 SELECT count(*) FROM agents WHERE state = 'active' AND masking_master IS DISTINCT FROM $1::integer;

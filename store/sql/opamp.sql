@@ -15,10 +15,6 @@ SELECT count(*) FROM agents WHERE signing_key = '' AND state = 'active';
 -- name: opamp_agent_write
 UPDATE agents SET last_seen = $2, status = $3, version = $4, platform = $5, health = $6::text::json WHERE agent = $1;
 
--- name: opamp_agent_state
--- Whether the agent that a certificate names was revoked.
-SELECT state FROM agents WHERE agent = $1;
-
 -- name: opamp_held_job
 -- The configuration that the instance was offered and that is not answered yet.
 SELECT job_id, args, attempt, lease FROM jobs

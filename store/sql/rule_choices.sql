@@ -4,12 +4,12 @@ ON CONFLICT (tenant_id) DO NOTHING;
 
 -- name: rule_choice_read
 SELECT version, packs, overlay, used, digest, revision, enforced, next_expiry, refused_digest, refused_reason,
-    changed_by, changed_at
+    changed_by, changed_at, masked
 FROM tenant_rules;
 
 -- name: rule_choice_lock
 SELECT version, packs, overlay, used, digest, revision, enforced, next_expiry, refused_digest, refused_reason,
-    changed_by, changed_at
+    changed_by, changed_at, masked
 FROM tenant_rules FOR UPDATE;
 
 -- name: rule_choice_write
@@ -18,19 +18,22 @@ UPDATE tenant_rules SET packs = $1, overlay = $2, version = version + 1, changed
 -- name: rule_choice_set
 -- Another rule set from the next revision on; the same one again changes only what it is made of.
 UPDATE tenant_rules SET revision = revision + (digest IS DISTINCT FROM $1)::integer, digest = $1, used = $2,
-    next_expiry = $3, refused_digest = NULL, refused_reason = NULL;
+    next_expiry = $3, masked = $4, refused_digest = NULL, refused_reason = NULL;
 
 -- name: rule_choice_refused
 -- What is in force stays. The versions that were tried count as used: only another one is a reason to try again.
-UPDATE tenant_rules SET refused_digest = $1, refused_reason = $2, used = $3, next_expiry = $4;
+UPDATE tenant_rules SET refused_digest = $1, refused_reason = $2, used = $3, next_expiry = $4,
+    masked = $5;
 
 -- name: rule_choice_enforced
 UPDATE tenant_rules SET enforced = $1;
 
 -- name: rule_choices_due
--- Tenants whose rule set has to be made anew, or be put in force, new ones included: for the housekeeping.
+-- Tenants whose rule set has to be made anew, or be put in force, new ones included: for the housekeeping. $2 is the policy
+-- by which literals are masked.
 SELECT t.tenant_id FROM tenants AS t LEFT JOIN tenant_rules AS r ON r.tenant_id = t.tenant_id
 WHERE r.digest IS NULL OR r.enforced < r.revision OR r.next_expiry <= $1
+   OR r.masked IS DISTINCT FROM masking_of_records(t.tenant_id) || ' ' || $2::text
    OR EXISTS (
         SELECT FROM json_array_elements(r.packs) AS chosen (pack)
         WHERE chosen.pack ->> 'digest' IS NULL AND NOT EXISTS (

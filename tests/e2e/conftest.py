@@ -7,6 +7,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +19,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 
 from bench.system import System, free_port, running_system
 from cluster.certificates import CertificateAuthority
+from tests.e2e.agent_relay import Relay
 
 T = TypeVar("T")
 _names = itertools.count(1)
@@ -41,9 +43,19 @@ def syslog_doors(tmp_path_factory: pytest.TempPathFactory) -> SyslogDoors:
 
 
 @pytest.fixture(scope="session")
-def system(syslog_doors: SyslogDoors) -> Iterator[System]:
+def relay() -> Iterator[Relay]:
+    """What lies between enrolled agents and the system: the address that they are told is the relay's."""
+    made = Relay()
+    yield made
+    made.down()
+
+
+@pytest.fixture(scope="session")
+def system(syslog_doors: SyslogDoors, relay: Relay) -> Iterator[System]:
     """Without the language model, which tests/e2e/with_model has."""
-    with running_system(environment={"TRUSTSOC_SYSLOG_LISTENERS": syslog_doors.setting}) as running:
+    stated = {"TRUSTSOC_SYSLOG_LISTENERS": syslog_doors.setting, "TRUSTSOC_AGENT_URL": relay.url}
+    with running_system(environment=stated) as running:
+        relay.leads_to(running.tls_url)
         yield running
 
 
@@ -123,17 +135,16 @@ def admin_headers(system: System) -> dict[str, str]:
     return {"Authorization": f"Bearer {json.loads((folder / 'client.json').read_bytes())['admin_key']}"}
 
 
-@pytest.fixture
-def new_tenant(system: System) -> Iterator[Callable[[], Tenant]]:
+@contextmanager
+def tenants_of(system: System, *scopes: str) -> Iterator[Callable[[], Tenant]]:
+    """Makes tenants, each with a key of these scopes."""
     clients: list[httpx.Client] = []
     admin = httpx.Client(base_url=system.base_url, headers=admin_headers(system), timeout=60)
 
     def make() -> Tenant:
         name = f"test-{next(_names)}"
         assert admin.post("/api/admin/tenants", json={"name": name}).status_code == 201
-        made = admin.post(
-            f"/api/admin/tenants/{name}/keys", json={"label": "test", "scopes": ["ingest", "read"]}
-        ).json()
+        made = admin.post(f"/api/admin/tenants/{name}/keys", json={"label": "test", "scopes": list(scopes)}).json()
         client = httpx.Client(base_url=system.base_url, headers={"Authorization": f"Bearer {made['key']}"}, timeout=60)
         clients.append(client)
         return Tenant(name, made["key"], client)
@@ -141,6 +152,12 @@ def new_tenant(system: System) -> Iterator[Callable[[], Tenant]]:
     yield make
     for client in [*clients, admin]:
         client.close()
+
+
+@pytest.fixture
+def new_tenant(system: System) -> Iterator[Callable[[], Tenant]]:
+    with tenants_of(system, "ingest", "read") as make:
+        yield make
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from bench.system import System, free_port
+from cluster.demo_scene import intrusion_lines
 from tests.e2e.conftest import Tenant
 from tests.evaluation_data import json_lines
 from tests.postgres.fixtures import temporary_data_directory
@@ -57,6 +58,12 @@ def test_the_demo_ends_with_the_incident_and_its_advisory_as_json(folder: Path) 
     assert {"SSH Password Guessing From One Source", "SSH Login After Password Guessing", "Web Shell Access"} <= rules
     assert advisory["incident_id"] == incident["incident_id"]
     assert {"T1110.001", "T1505.003", "T1053.003"} <= {item["id"] for item in advisory["body"]["techniques"]}
+    # By a whole agent, which did the job that it was given, and all of it has gone.
+    books = shown["sender"]["books"]
+    assert (shown["sender"]["ping"]["state"], shown["sender"]["ping"]["output"]) == ("succeeded", "pong demo")
+    assert books["accepted"] == books["stored"] == len(list(intrusion_lines()))
+    assert (books["duplicate"], books["rejected"], books["in_flight"]) == (0, 0, 0)
+    assert not (folder / "demo-agent").exists()
     assert family_of(folder) == []
 
 

@@ -182,6 +182,12 @@ def test_an_expired_certificate_keeps_everything_until_it_is_renewed(forwarded: 
     assert forwarded.messages() == ["with a certificate of yesterday"]
 
 
+def _ledger(forwarded: Forwarded) -> list[dict[str, Any]]:
+    """Of the runs that have stated their books."""
+    items = forwarded.tenant.get("/api/ledger")["items"]
+    return [item for item in items if item["statement"] is not None]
+
+
 def test_a_spool_restored_from_a_copy_begins_new_books_and_doubles_nothing(forwarded: Forwarded) -> None:
     forwarded.send("one")
     forwarded.await_empty()
@@ -192,7 +198,7 @@ def test_a_spool_restored_from_a_copy_begins_new_books_and_doubles_nothing(forwa
     forwarded.send("two")
     forwarded.send("three")
     run = forwarded.await_empty()["books"]["run"]
-    time.sleep(1.0)
+    wait_for(lambda: [row["statement"]["accepted"] for row in _ledger(forwarded)] == [3], "the books stated", 30)
     forwarded.kill()
     shutil.rmtree(forwarded.folder / "spool")
     copy.rename(forwarded.folder / "spool")

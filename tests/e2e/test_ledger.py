@@ -8,6 +8,7 @@ from uuid import UUID
 
 import httpx
 
+from agent.contract import SERVER_TIME_HEADER
 from bench.system import System
 from detect.record import TenantId
 from serve.ingest.receipts import batch_id, verify_receipt
@@ -95,6 +96,8 @@ def test_a_statement_needs_the_right_key_form_and_size(tenant: Tenant) -> None:
         answer = post("/ingest/ledger", json=books | wrong)
         assert answer.status_code == 422, wrong
         assert next(iter(wrong)) in answer.json()["detail"]
+        assert SERVER_TIME_HEADER in answer.headers
     assert post("/ingest/ledger", content=b"{" + b" " * 70_000).status_code == 413
-    assert post("/ingest/ledger", json=books | {"accepted": 2, "in_flight": 2}).json()["balanced"]
+    taken = post("/ingest/ledger", json=books | {"accepted": 2, "in_flight": 2})
+    assert (taken.json()["balanced"], SERVER_TIME_HEADER in taken.headers) == (True, True)
     assert post("/ingest/ledger", json=books | {"accepted": 1, "rejected": {"x": 1}}).status_code == 409

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import shutil
 import signal
 import stat
@@ -137,6 +138,24 @@ async def test_it_is_restarted_after_kill_9_with_all_that_was_committed(server: 
         assert await reconnect(server, "SELECT count(*) FROM kept") == 50000
         assert server.pid != first
     holder.terminate()
+
+
+async def test_it_is_looked_after_by_a_process_that_holds_very_many_files(server: EmbeddedPostgres) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        for _ in range(2):  # by the second death it has been waited for under a number above 1,023
+            killed = server.pid
+            assert killed is not None
+            os.kill(killed, signal.SIGKILL)
+            assert await reconnect(server, "SELECT 1") == 1
+            while server.pid in {None, killed}:
+                await asyncio.sleep(0.02)
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def test_a_pool_goes_on_after_the_server_was_killed(server: EmbeddedPostgres) -> None:

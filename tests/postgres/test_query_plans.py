@@ -26,7 +26,7 @@ _NAME = "trustsoc_query_plans"
 FIRST, LAST = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
 BIG = {
     "journal", "events", "raw_logs", "incidents", "incident_events", "dead_letters", "ingest_ledger",
-    "feature_rollup_1m",
+    "feature_rollup_1m", "agents", "jobs", "rollouts",
 }  # fmt: skip
 # A partition made ahead holds nothing, and reading nothing from end to end costs nothing.
 EMPTY = 1.0
@@ -61,6 +61,20 @@ INSERT INTO feature_rollup_1m SELECT t, 'ip', 'a', $2::timestamptz - n * interva
     FROM unnest($1::uuid[]) t, generate_series(1, 3000) n;
 INSERT INTO detector_snapshots (tenant_id, seq, epoch, format, state, received)
     SELECT t, n * 400, 1, 1, '', $2::timestamptz FROM unnest($1::uuid[]) t, generate_series(1, 7) n;
+INSERT INTO agents (tenant_id, agent, labels, result_key, signing_key, version, platform, enrolled_by)
+    SELECT t, 'agent-' || n, '{}', sha256('k'), 'k', '1', 'p', 'e'
+    FROM unnest($1::uuid[]) t, generate_series(1, 1000) n;
+INSERT INTO rollouts (tenant_id, rollout_id, state, type, labels, waves, gate_s, most_failures, lifetime_s, agents,
+        created_by)
+    SELECT t, gen_random_uuid(), CASE WHEN n % 500 = 0 THEN 'running' ELSE 'succeeded' END, 'PING', '{}', '{100}', 0, 0,
+        60, 1, 'e' FROM unnest($1::uuid[]) t, generate_series(1, 1000) n;
+INSERT INTO jobs (tenant_id, job_id, agent, type, args, dry_run, idempotency_key, state, created_by, created_at,
+        issued_at, not_before, expires_at, max_attempts, lease, lease_until)
+    SELECT t, gen_random_uuid(), 'agent-' || 1 + n % 1000, 'PING', '{}', false, n::text, s, 'e',
+        $2::timestamptz - n * interval '1 minute', $2, $2, $2::timestamptz + interval '1 day', 3,
+        CASE s WHEN 'leased' THEN gen_random_uuid() END, CASE s WHEN 'leased' THEN $2::timestamptz END
+    FROM unnest($1::uuid[]) t, generate_series(1, 5000) n,
+        LATERAL (SELECT CASE n % 100 WHEN 0 THEN 'queued' WHEN 1 THEN 'leased' ELSE 'succeeded' END AS s) AS stated;
 UPDATE detector_marks SET seq = 2900;
 UPDATE journal_heads SET last_seq = 3000;
 """
@@ -170,6 +184,41 @@ async def test_the_questions_of_analysts_and_detectors_walk_an_index(seeded: tup
             assert found.read_whole() == set(), f"{name}\n{found.text}"
             assert index in found.indexes, f"{name}\n{found.text}"
             assert not (ordered and found.sorts), f"{name}\n{found.text}"
+
+
+async def test_the_questions_of_agents_and_operators_walk_an_index(seeded: tuple[Database, TenantId]) -> None:
+    database, tenant = seeded
+    cases: dict[str, tuple[tuple[object, ...], str, bool]] = {
+        "jobs_lease": (("agent-1", 16, 60.0), "jobs_open_by_agent", False),
+        "job_delivered": ((uuid4(), "agent-1"), "jobs_pkey", True),
+        "job_get": ((uuid4(),), "jobs_pkey", True),
+        "job_by_idempotency_key": (("agent-1", "1"), "jobs_tenant_id_agent_idempotency_key_key", True),
+        "job_page": ((LAST, uuid4(), None, None, None, None, 50), "jobs_by_time", True),
+        "agent_jobs_cancel": (("agent-1",), "jobs_open_by_agent", True),
+        "agent_get": (("agent-1",), "agents_pkey", True),
+        "agent_page": (("agent-1", None, None, 50), "agents_pkey", True),
+        "jobs_give_back": ((200,), "jobs_open_by_lease", True),
+        "jobs_expire": ((200,), "jobs_open_by_expiry", True),
+        "rollouts_open": ((), "rollouts_open", False),
+        "rollout_page": ((LAST, uuid4(), 50), "rollouts_by_time", True),
+    }
+    async with tenant_transaction(await database.app(), tenant) as tx:
+        for name, (arguments, index, ordered) in cases.items():
+            found = await plan(tx, name, *arguments)
+            assert found.read_whole() == set(), f"{name}\n{found.text}"
+            assert index in found.indexes, f"{name}\n{found.text}"
+            assert not (ordered and found.sorts), f"{name}\n{found.text}"
+        assert await scans(tx.connection, sql("agent_standing"), tenant, "agent-1") == {}
+
+
+async def test_the_sweep_of_jobs_finds_its_tenants_without_reading_any_table_whole(
+    seeded: tuple[Database, TenantId],
+) -> None:
+    database, _ = seeded
+    async with system_transaction(await database.writer()) as tx:
+        for name, arguments in (("tenants_with_due_jobs", (NOW,)), ("jobs_by_state", ())):
+            found = await plan(tx, name, *arguments)
+            assert found.read_whole() == set(), f"{name}\n{found.text}"
 
 
 async def test_a_search_of_logs_opens_only_the_days_that_can_hold_its_range(

@@ -125,10 +125,12 @@ async def test_the_writer_has_what_is_listed_and_nothing_else(database: Database
         | {("rule_packs", column, "UPDATE") for column in ("removed_by", "removed_at")}
         | {("jobs", column, "SELECT") for column in ("tenant_id", "state", "held", "expires_at", "lease_until")}
         | {("rollouts", column, "SELECT") for column in ("tenant_id", "state")}
+        | {("agents", column, "SELECT") for column in ("tenant_id", "state", "status", "last_seen", "masking_master")}
+        | {("tenant_masking", column, "SELECT") for column in ("tenant_id", "enabled", "master")}
         | {("job_files", column, "SELECT") for column in ("tenant_id", "received_at")}
         | {
             ("tenant_rules", column, "SELECT")
-            for column in ("tenant_id", "packs", "used", "digest", "revision", "enforced", "next_expiry")
+            for column in ("tenant_id", "packs", "used", "digest", "revision", "enforced", "next_expiry", "masked")
         }
     )
 
@@ -187,6 +189,9 @@ async def test_the_detector_and_public_have_nothing_of_their_own(database: Datab
         ("journal_prune", "trustsoc_app"),
         ("rollups_prune", "trustsoc_app"),
         ("journal_append", "trustsoc_writer"),
+        ("agent_standing", "trustsoc_app"),
+        ("masking_of_records", "trustsoc_app"),
+        ("masking_of_records", "trustsoc_writer"),
     }
     public = "SELECT has_schema_privilege('trustsoc_app', 'public', 'CREATE'), "
     public += "has_database_privilege('trustsoc_app', current_database(), 'TEMP')"

@@ -97,7 +97,7 @@ async def test_a_tenant_that_has_no_row_yet_is_due(database: Database) -> None:
     enforcer = await enforcer_of(database)
     tenant = await database.tenant()
     async with system_transaction(await database.writer()) as tx:
-        assert await choices_due(tx, START) == [tenant]
+        assert await choices_due(tx, START, "") == [tenant]
     assert await enforcer.enforce_due(START) == 1
     assert len(await in_journal(database, tenant)) == 1
 
@@ -135,7 +135,7 @@ async def test_a_new_tenant_is_made_though_its_rules_must_wait(database: Databas
     )
     assert (await services.create_tenant({}, "acme"))["name"] == "acme"
     async with system_transaction(await database.writer()) as tx:
-        assert len(await choices_due(tx, START)) == 1, "the housekeeping makes up for it"
+        assert len(await choices_due(tx, START, "")) == 1, "the housekeeping makes up for it"
 
 
 async def test_logs_are_taken_while_changes_of_one_tenant_wait_for_one_another(database: Database) -> None:

@@ -14,6 +14,7 @@ from actors.backtest import BacktestRequest, backtest
 from actors.replay import Line, ReplayRefused
 from actors.rule_check import PackCheck, RuleCatalog, RulesRefused, check_set, check_upload, unpack_catalog
 from actors.rule_enforcer import RuleEnforcer
+from actors.rule_masking import MaskedSet, RecordMasks, masked_set
 from detect.record import TenantId
 from detect.sigma.overlay import read_overlay
 from detect.sigma.pack import BadPack, pack_bytes
@@ -56,6 +57,9 @@ class HereChecks:
 
     async def rule_set(self, pack: bytes) -> RuleCatalog:
         return await asyncio.to_thread(known_set, pack)
+
+    async def masked(self, pack: bytes, masks: RecordMasks) -> MaskedSet:
+        return await asyncio.to_thread(masked_set, pack, masks)
 
     async def upload(self, data: bytes, pin: str | None) -> PackCheck:
         return await asyncio.to_thread(known_upload, data, pin)
@@ -209,7 +213,7 @@ async def test_a_change_left_half_done_is_finished_once(database: Database) -> N
     superuser = await database.superuser()
     await superuser.execute("UPDATE tenant_rules SET enforced = enforced - 1 WHERE tenant_id = $1", tenant)
     async with system_transaction(await database.writer()) as tx:
-        assert await choices_due(tx, START) == [tenant]
+        assert await choices_due(tx, START, "") == [tenant]
     await enforcer.enforce_due(START)
     after = await choice_of(database, tenant)
     assert (after.digest, after.enforced) == (chosen.digest, chosen.revision)

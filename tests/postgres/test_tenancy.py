@@ -50,7 +50,7 @@ async def fill(database: Database) -> TenantId:
     tenant = await database.tenant()
     async with tenant_transaction(await database.app(), tenant) as tx:
         await create_key(tx, "k", ["read"], actor="test")
-        await create_signing_key(tx, "web-1", master=1, actor="test")
+        await create_signing_key(tx, "sender-1", master=1, actor="test")
         await place_hold(tx, "a case", None, None, actor="test")
         await read_choice(tx)
         await fill_agents(tx)

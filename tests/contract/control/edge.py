@@ -21,22 +21,29 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from fastapi import FastAPI
 from pydantic import SecretStr
 
+from actors.metrics import Metrics
+from actors.rule_enforcer import RuleEnforcer
 from agent.contract import SigningKey, new_nonce, sign
 from agent.jobs import Job, Result, public_key, sign_result, verify_job
 from cluster.certificates import CertificateAuthority
 from detect.record import TenantId
-from serve.auth import Authenticator
+from serve.auth import Authenticator, authenticator_on
 from serve.control.agent_door import AgentAuthenticator
 from serve.control.opening import Control, ControlParts, open_control
 from serve.edge import answer_errors
+from serve.masking.services import masks_of_records
 from serve.peer import PeerIdentity, PeerSeal
+from serve.routes_rules import rule_routes
+from serve.rule_listing import RuleListing
 from serve.settings import Settings
 from serve.signing_masters import ensure_master
 from serve.signing_services import signing_keyring
+from store.journal import JournalWriter
 from store.nonces import NonceStore
 from store.postgres import Pool, tenant_transaction
-from store.tenants import Principal, Scope, authenticate, create_key, own_tenant
+from store.tenants import Scope, create_key
 from tests.postgres.fixtures import Database
+from tests.postgres.test_rules import HereChecks
 
 
 class ControlEdge:
@@ -48,6 +55,9 @@ class ControlEdge:
             transport=httpx.ASGITransport(application, raise_app_exceptions=False), base_url="http://edge", timeout=60
         )
         self.keys: dict[str, str] = {}
+        self.rules: RuleEnforcer
+        self.authenticator: Authenticator
+        self.metrics: Metrics
         self.tenant = TenantId(UUID(int=0))
 
     async def use(self, tenant: TenantId) -> None:
@@ -213,23 +223,28 @@ async def control_edge(database: Database, folder: Path, **settings: Any) -> Asy
     app, writer = await database.pool("trustsoc_app", 12), await database.writer()
     seal = PeerSeal()
 
-    async def check(key: str) -> Principal | None:
-        return await authenticate(app, key)
-
-    async def name_of(tenant: TenantId) -> str:
-        async with tenant_transaction(app, tenant) as tx:
-            return (await own_tenant(tx)).name
-
-    authenticator = Authenticator(check, name_of, time.monotonic, 0, seal)
-    agents = AgentAuthenticator(check, name_of, time.monotonic, 0, seal)
+    authenticator = authenticator_on(app, seal, 0, Authenticator)
+    agents = authenticator_on(app, seal, 0, AgentAuthenticator)
     nonces = NonceStore(writer)
     application = FastAPI()
     answer_errors(application)
-    parts = ControlParts(app, writer, authenticator, agents, nonces, signing_keyring(made, app))
+    metrics = Metrics()
+    keyring, journal = signing_keyring(made, app), JournalWriter(writer)
+    rules = RuleEnforcer(app, writer, journal, HereChecks(), masks_of=lambda tx: masks_of_records(tx, keyring))
+
+    async def enforce_rules(tenant: TenantId) -> None:
+        await rules.install_starter("test")
+        await rules.enforce(tenant, datetime.now(UTC))
+
+    parts = ControlParts(app, writer, authenticator, agents, nonces, keyring, metrics, enforce_rules)
     async with open_control(made, parts) as control:
         control.add_to(application)
+        application.include_router(rule_routes(RuleListing(authenticator, app)))
         edge = ControlEdge(application, made, app, seal, control)
+        edge.authenticator, edge.metrics = authenticator, metrics
+        edge.rules = rules
         await edge.use(await database.tenant())
         yield edge
         await edge.client.aclose()
+    await journal.close()
     await nonces.close()

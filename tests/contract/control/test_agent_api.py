@@ -220,7 +220,6 @@ async def test_what_an_agent_says_of_itself_is_shown(edge: ControlEdge) -> None:
         {"config": {"running": "zz"}},
         {"detail": "x" * 2001},
         {"labels": {"a": 1}},
-        {"unknown": 1},
         {"version": "x" * 65},
     ],
 )

@@ -11,7 +11,7 @@ import orjson
 import pytest
 from structlog.typing import EventDict
 
-from agent.masking import Masker, MaskingKey
+from agent.masking import Masker, MaskingKey, default_policy
 from detect.record import TenantId
 from serve.masking.reveal import MAX_CANDIDATES, MAX_TOKENS
 from serve.signing_masters import add_master
@@ -20,6 +20,7 @@ from store.postgres import tenant_transaction
 from store.tenants import create_admin_key, create_key, own_tenant
 from tests.contract.control.edge import ControlEdge, Host
 from tests.postgres.fixtures import Database
+from tests.postgres.test_rules import ANY_LOGIN, OWN, RULE, STARTER, choose, install
 
 OFF: dict[str, Any] = {
     "enabled": False,
@@ -226,6 +227,70 @@ async def test_the_largest_question_is_answered_while_others_are_served(edge: Co
     assert (await edge.call("GET", "/api/agents")).status_code == 200
     items = (await asking).json()["items"]
     assert [item["clear"] for item in items] == ["alice"] * MAX_TOKENS
+
+
+async def test_rules_follow_the_setting_and_those_that_miss_something_are_named(
+    edge: ControlEdge, database: Database
+) -> None:
+    address = await administrator(edge, database)
+    await edge.rules.install_starter("test")
+    await install(edge.rules, "own", RULE.replace('["Failed password"]', "{user|endswith: lice}"))
+    await choose(edge.rules, edge.tenant, 1, [OWN, STARTER], {})
+
+    async def listed(**wanted: Any) -> Any:
+        query = "&".join(f"{name}={value}" for name, value in wanted.items())
+        return (await edge.call("GET", f"/api/rules?{query}", key="reader")).json()
+
+    plain = await listed(pack="own")
+    assert [rule["doubts"] for rule in plain["items"]] == [[]]
+    await switched(edge, address, enabled=True)
+    masked = await listed(pack="own", doubtful=True)
+    assert masked["rule_set"] != plain["rule_set"]
+    [rule] = masked["items"]
+    [doubt] = rule["doubts"]
+    assert (rule["id"], rule["state"]) == (ANY_LOGIN, "on")
+    assert "'lice' is a part of a value of user" in doubt
+    shown = (await edge.call("GET", f"/api/rules/{ANY_LOGIN}", key="reader")).json()
+    assert [problem["reason"] for problem in shown["problems"]] == [doubt]
+    await switched(edge, address, enabled=False)
+    assert (await listed(pack="own"))["rule_set"] == plain["rule_set"]
+    await switched(edge, address, enabled=True)
+    await edge.use(await database.tenant())
+    await choose(edge.rules, edge.tenant, 1, [OWN, STARTER], {})
+    assert (await listed(pack="own"))["rule_set"] == plain["rule_set"], "another tenant's rules are as they were"
+    assert (await listed(pack="own", doubtful=True))["items"] == []
+
+
+async def test_a_host_that_masks_otherwise_than_the_rules_expect_is_named(
+    edge: ControlEdge, database: Database
+) -> None:
+    address = await administrator(edge, database)
+    await switched(edge, address, enabled=True)
+    host = await edge.host()
+    policy, key = default_policy().digest, MaskingKey.parse(host.answer["masking_key"]).fingerprint
+
+    async def shown(masking: dict[str, str] | None) -> Any:
+        await host.pull(**({} if masking is None else {"masking": masking}))
+        said = {"state": "", "policy": "", "key": ""} | (masking or {})
+        async with asyncio.timeout(20):
+            while True:
+                agent = (await edge.call("GET", "/api/agents/web-1", key="reader")).json()
+                if agent["health"].get("masking") == said:
+                    return agent["masking"]["state"], agent["masking"]["detail"]
+                await asyncio.sleep(0.1)
+
+    assert await shown(None) == ("unknown", "")
+    assert await shown({"state": "on", "policy": policy, "key": key}) == ("alike", "")
+    state, detail = await shown({"state": "on", "policy": "0" * 64, "key": key})
+    assert (state, "a policy of its own" in detail) == ("otherwise", True)
+    state, detail = await shown({"state": "on", "policy": policy, "key": "0" * 16})
+    assert (state, "a key that the tenant never had" in detail) == ("otherwise", True)
+    state, detail = await shown({"state": "off"})
+    assert (state, "enrol it again" in detail) == ("otherwise", True)
+    await switched(edge, address, enabled=False)
+    assert await shown({"state": "off"}) == ("off", "")
+    for bad in ({"state": "perhaps"}, {"policy": "x"}, {"key": "0" * 17}):
+        assert (await host.post("/agent/jobs/pull", host.pulling(masking=bad))).status_code == 422, bad
 
 
 async def test_without_its_master_no_agent_is_enrolled_in_clear(edge: ControlEdge, database: Database) -> None:

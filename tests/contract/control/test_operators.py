@@ -28,6 +28,7 @@ CHANGES: list[tuple[str, str, Any]] = [
     ("POST", "/api/rollouts/{rollout}/approve", None),
     ("POST", "/api/rollouts/{rollout}/cancel", None),
 ]
+IN_A_MONTH = (datetime.now(UTC) + timedelta(days=31)).isoformat()
 LOOKS = [
     "/api/agents",
     "/api/agents/web-1",
@@ -138,6 +139,7 @@ async def test_jobs_whose_arguments_are_not_of_their_type_are_never_made(
         {"type": "PING", "agent": "web-1", "idempotency_key": ""},
         {"type": "PING", "agent": "web-1", "not_before": "2026-01-01T00:00:00"},
         {"type": "PING", "agent": "web-1", "not_before": "9999-12-31T23:59:59Z"},
+        {"type": "PING", "agent": "web-1", "not_before": IN_A_MONTH},
         {"type": "PING", "labels": {"a b": "c"}},
         {"type": "PING", "labels": {"role": "nobody"}},
         {"type": "PING", "labels": {"role": "web"}, "waves": [50]},

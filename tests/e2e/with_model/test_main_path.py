@@ -6,13 +6,15 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
 
 from bench.system import System
 from cluster.intrusion import ATTACKER, intrusion
-from tests.e2e.conftest import Tenant, admin_headers, wait_for
+from serve.control.opamp_messages import message_class
+from tests.e2e.conftest import PROTOBUF, Tenant, admin_headers, wait_for
 
 NOW = int(time.time() * 1e9)
 
@@ -22,7 +24,7 @@ def attacked(system: System) -> Iterator[Tenant]:
     """A tenant that saw the demo's intrusion, with its marks on every record."""
     with httpx.Client(base_url=system.base_url, headers=admin_headers(system), timeout=60) as admin:
         admin.post("/api/admin/tenants", json={"name": "attacked"}).raise_for_status()
-        scopes = {"label": "x", "scopes": ["ingest", "read"]}
+        scopes = {"label": "x", "scopes": ["ingest", "read", "operate"]}
         key = admin.post("/api/admin/tenants/attacked/keys", json=scopes).json()["key"]
     client = httpx.Client(base_url=system.base_url, headers={"Authorization": f"Bearer {key}"}, timeout=60)
     tenant = Tenant("attacked", key, client)
@@ -170,17 +172,41 @@ def test_a_caller_with_its_own_incident_gets_an_advisory(tenant: Tenant, advisor
     assert refused.headers["content-type"] == "application/problem+json"
 
 
+def with_an_agent(tenant: Tenant) -> list[str]:
+    """The tenant has an agent with a job and a rollout, a policy and a token; returns where each is shown."""
+    uid = uuid4()
+    said = message_class("AgentToServer")(instance_uid=uid.bytes, capabilities=1).SerializeToString()
+    tenant.client.post("/v1/opamp", content=said, headers=PROTOBUF).raise_for_status()
+    agent = f"opamp-{uid.hex}"
+
+    def made(path: str, **body: Any) -> Any:
+        answer = tenant.client.post(path, json=body)
+        assert answer.status_code == 201, answer.text
+        return answer.json()
+
+    made("/api/agent-tokens")
+    made("/api/agent-policies/base", content="receivers: {}")
+    job = made("/api/jobs", agent=agent, type="PING")["job"]
+    rollout = made("/api/jobs", labels={}, type="PING")["rollout"]
+    shown = [f"/api/agents/{agent}", "/api/agent-policies/base"]
+    return [*shown, f"/api/jobs/{job['job_id']}", f"/api/rollouts/{rollout['rollout_id']}"]
+
+
 def test_another_tenant_sees_nothing_of_it(
     attacked: Tenant, incident: dict[str, Any], new_tenant: Callable[[], Tenant]
 ) -> None:
     stranger = new_tenant()
-    for path in ("/api/events", "/api/incidents", "/api/logs"):
+    managed = with_an_agent(attacked)
+    lists = ("/api/agents", "/api/agent-tokens", "/api/agent-policies", "/api/jobs", "/api/rollouts")
+    for path in ("/api/events", "/api/incidents", "/api/logs", *lists):
+        assert attacked.get(path)["items"] != []
         assert stranger.get(path)["items"] == []
     record = incident["timeline"][0]["event"]["record"]
     for path in (
         f"/api/incidents/{incident['incident_id']}",
         f"/api/incidents/{incident['incident_id']}/advisory",
         f"/api/logs/{record}",
+        *managed,
     ):
         assert attacked.client.get(path).status_code == 200
         assert stranger.client.get(path).status_code == 404

@@ -21,6 +21,7 @@ from cluster.stop_signals import StopRequested
 class Endpoint:
     base_url: str
     admin_key: str | None
+    agent_url: str = ""
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -64,6 +64,16 @@ def test_agents_are_listed_and_what_they_say_drives_no_terminal(run: Any, api: A
     assert "\x1b" not in one
 
 
+def test_how_an_agent_masks_is_shown_and_what_is_wrong_with_it(run: Any, api: Any) -> None:
+    said = {"state": "on", "policy": "c" * 64, "key": "0123456789abcdef"}
+    warned = {"masking": {"state": "otherwise", "detail": "it masks by a policy of its own"}}
+    api.answers("GET /api/agents/web-1", {**AGENT, "health": {"masking": said}, **warned})
+    shown = run("agent", "show", "web-1").out
+    assert "c" * 64 in shown
+    assert "0123456789abcdef" in shown
+    assert "a policy of its own" in shown
+
+
 def test_labels_are_replaced_and_a_revocation_says_what_is_left_to_do(run: Any, api: Any) -> None:
     assert "role=web" in run("agent", "label", "web-1", "role=web").out
     [asked] = api.asked_for("PUT /api/agents/web-1/labels")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -14,10 +17,11 @@ import pytest
 
 from cluster.command_error import CommandError
 from cluster.data_directory import DataDirectory, Runtime
-from cluster.demo import DemoPlan, run_demo
+from cluster.demo import DemoPlan, DemoSite, run_demo
 from cluster.demo_scene import intrusion_lines
 from cluster.intrusion import FILES
 
+ROOT = Path(__file__).resolve().parents[3]
 LINES = [(0.0, "auth.log", f"line {number}") for number in range(20)]
 
 
@@ -28,6 +32,7 @@ class Story:
         self.folder = Path()
         self.tailing = False
         self.advisory_revision = 7
+        self.advisories_waiting = 1
         self.lost = 0
         answer = self._answer = type(server.routes["GET /healthz"](None))
         now = datetime.now(UTC).isoformat()
@@ -49,7 +54,8 @@ class Story:
 
     def status(self, _asked: Any) -> Any:
         records = self.stored()
-        counts = {"records": records, "events": records // 10, "batches": 3, "judged": 3, "incidents": {"open": 1}}
+        counts: dict[str, Any] = {"records": records, "events": records // 10, "batches": 3, "judged": 3}
+        counts |= {"incidents": {"open": 1}, "advisories_waiting": self.advisories_waiting}
         return self._answer(200, {"ready": True, "components": {"advisor": {"ready": True}}, "counts": counts})
 
     def incidents(self) -> list[Any]:
@@ -59,13 +65,16 @@ class Story:
         body = {"incident_id": "i1", "revision": self.advisory_revision, "version": 1, "body": {"title": "Guessing"}}
         return self._answer(200, {**body, "generator": "template", "created_at": "2026-03-01T12:00:00Z"})
 
-    def make_tailer(self, folder: Path, base_url: str, key: str) -> Any:
+    def make_sender(self, site: DemoSite) -> Any:
         story = self
 
         class Tailer:
-            def start(self) -> None:
-                assert (base_url.startswith("http://127.0.0.1:"), key) == (True, "ingest-secret")
-                story.folder, story.tailing = folder, True
+            def start(self, _progress: Any) -> None:
+                assert (site.base_url.startswith("http://127.0.0.1:"), site.key) == (True, "ingest-secret")
+                story.folder, story.tailing = site.folder, True
+
+            def account(self) -> dict[str, Any]:
+                return {}
 
             def stop(self) -> None:
                 story.tailing = False
@@ -86,7 +95,7 @@ def no_cluster() -> Any:
 
 
 def plan(story: Story) -> DemoPlan:
-    return DemoPlan(lambda: iter(LINES), story.make_tailer, deadline_seconds=30)
+    return DemoPlan(lambda: iter(LINES), story.make_sender, deadline_seconds=30)
 
 
 def test_the_demo_ends_with_the_incident_and_the_advisory_of_its_last_revision(
@@ -120,6 +129,14 @@ def test_an_advisory_for_an_older_revision_does_not_count(story: Story, server: 
     assert not story.tailing
 
 
+def test_an_advisory_that_a_new_revision_leaves_as_it_is_counts(
+    story: Story, server: Any, directory: DataDirectory
+) -> None:
+    story.advisory_revision, story.advisories_waiting = 6, 0
+    result = run_demo(directory, server.url, no_cluster, replace(plan(story), deadline_seconds=10), once=True)
+    assert result.advisory["revision"] == 6
+
+
 def test_a_lost_record_fails_the_demo_with_the_figures(story: Story, server: Any, directory: DataDirectory) -> None:
     story.lost = 1
     with pytest.raises(CommandError, match="20 lines written, 19 records stored"):
@@ -127,23 +144,49 @@ def test_a_lost_record_fails_the_demo_with_the_figures(story: Story, server: Any
 
 
 def test_no_incident_is_said_as_such(story: Story, server: Any, directory: DataDirectory) -> None:
-    few = DemoPlan(lambda: iter(LINES[:3]), story.make_tailer, deadline_seconds=1)
+    few = DemoPlan(lambda: iter(LINES[:3]), story.make_sender, deadline_seconds=1)
     with pytest.raises(CommandError, match="no incident within 1 s"):
         run_demo(directory, server.url, no_cluster, few, once=True)
 
 
-def test_a_collector_that_does_not_start_leaves_no_key(story: Story, server: Any, directory: DataDirectory) -> None:
+def test_a_sender_that_does_not_start_leaves_no_key(story: Story, server: Any, directory: DataDirectory) -> None:
     class Broken:
-        def start(self) -> None:
+        def start(self, _progress: Any) -> None:
             raise CommandError("no collector binary here")
 
         def stop(self) -> None:
             """It never ran."""
 
-    broken = replace(plan(story), make_tailer=lambda *_: Broken())
+    broken = replace(plan(story), make_sender=lambda _: Broken())
     with pytest.raises(CommandError, match="no collector binary"):
         run_demo(directory, server.url, no_cluster, broken, once=True)
     assert len(server.asked_for("DELETE /api/admin/tenants/demo/keys/k1")) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_the_cluster_that_goes_on_after_the_demo(
+    server: Any, directory: DataDirectory, tmp_path: Path, number: signal.Signals
+) -> None:
+    story, told = Story(server), tmp_path / "told"
+    told.write_text("")
+    stored = story.stored
+
+    def tailed() -> int:
+        story.folder = Path(told.read_text() or "nowhere")
+        story.tailing = story.folder.is_dir()
+        return stored()
+
+    story.stored = tailed  # type: ignore[method-assign]
+    server.answers("POST /api/admin/tenants/default/keys", {"key_id": "k0", "key": "tenant-secret"}, status=201)
+    program = [sys.executable, "-m", "tests.unit.cluster.played_demo", str(directory.path), server.url]
+    with subprocess.Popen([*program, str(told)], stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stderr is not None
+        said = process.stderr.readline()
+        assert said == "waits\n", said + process.stderr.read()
+        process.send_signal(number)
+        assert process.stderr.read() == ""
+        assert process.wait(30) == 0
+    assert directory.running() is None
 
 
 def test_every_scripted_line_goes_to_a_file_that_is_tailed() -> None:

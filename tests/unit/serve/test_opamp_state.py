@@ -312,14 +312,18 @@ def test_an_instance_is_throttled_alone_and_comes_back() -> None:
     throttle.check(TENANT, UID)
 
 
-def test_a_replica_has_room_for_so_many_bytes() -> None:
+def test_a_replica_has_room_for_so_many_bytes_of_which_a_tenant_gets_half() -> None:
     throttle = Throttle(lambda: 0.0)
-    limit = 64 * 2**20
-    with throttle.room(limit), throttle.room(limit), throttle.room(limit), throttle.room(limit):
-        with pytest.raises(WireError) as refused, throttle.room(1):
+    limit, other, third = 64 * 2**20, TenantId(uuid4()), TenantId(uuid4())
+    with throttle.room(TENANT, limit), throttle.room(TENANT, limit):
+        with pytest.raises(WireError) as refused, throttle.room(TENANT, 1):
             pass
         assert refused.value.status == 503
-    with throttle.room(1):
+        with throttle.room(other, limit), throttle.room(other, limit), pytest.raises(WireError):
+            throttle.room(third, 1).__enter__()
+        with throttle.room(third, 1):
+            pass
+    with throttle.room(TENANT, limit):
         pass
 
 

@@ -24,6 +24,10 @@ class Reader:
         return UUID(int=1), None
 
 
+async def nobody_masks(_: object) -> None:
+    """How the records of the tenant are masked."""
+
+
 def client(streams: ReplayStreams, go_on: asyncio.Event) -> httpx.AsyncClient:
     async def lines(_: object) -> AsyncGenerator[Line, None]:
         yield {"type": "start"}
@@ -34,7 +38,7 @@ def client(streams: ReplayStreams, go_on: asyncio.Event) -> httpx.AsyncClient:
     answer_errors(application)
     reader = cast("Any", Reader())
     application.include_router(replay_routes(reader, streams, lines, 10))
-    application.include_router(backtest_routes(reader, streams, lines, 10))
+    application.include_router(backtest_routes(reader, streams, lines, 10, nobody_masks))
     return httpx.AsyncClient(transport=httpx.ASGITransport(application), base_url="http://edge")
 
 

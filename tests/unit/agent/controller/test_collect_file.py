@@ -43,7 +43,7 @@ def ran(
 
     policy = HostPolicy(collect_file=CollectPolicy((str(root),), most))
     run = RunningJob("COLLECT_FILE", {"path": str(path)} | changes.pop("args", {}), policy, **changes)
-    return CollectFile(post or keep).run(run), sent
+    return CollectFile(post or keep, root / "own").run(run), sent
 
 
 @pytest.mark.parametrize("size", [0, 1, 524_287, 524_288, 524_289, 1_500_000])
@@ -67,6 +67,16 @@ def test_a_link_counts_as_what_it_points_to(root: Path, tmp_path: Path) -> None:
     assert whole_file(ran(root, tmp_path / "entry" / "app.log")[1]) == b"log"
     for path in (root / "out", root / "up" / "secret", f"{root}/../secret", tmp_path / "secret", f"{root}x/a", root):
         with pytest.raises(JobRejected) as caught:
+            ran(root, path)
+        assert caught.value.reason == "host_policy"
+
+
+def test_the_agent_s_own_files_are_never_sent_whatever_the_policy_names(root: Path) -> None:
+    (root / "own").mkdir()
+    (root / "own" / "result.key").write_text("secret")
+    (root / "key").symlink_to("own/result.key")
+    for path in (root / "own" / "result.key", root / "key"):
+        with pytest.raises(JobRejected, match="agent's own") as caught:
             ran(root, path)
         assert caught.value.reason == "host_policy"
 
@@ -99,7 +109,7 @@ def test_a_link_that_is_put_in_place_after_the_check_is_not_followed(
 
     monkeypatch.setattr(collect_file.os.path, "realpath", swapping)
     with pytest.raises(JobFailed):
-        open_inside(str(root / "inner" / "a"), (str(root),))
+        open_inside(str(root / "inner" / "a"), (str(root),), root / "own")
 
 
 def test_size_is_bounded_by_policy_and_job(root: Path) -> None:
@@ -146,7 +156,9 @@ def test_a_dry_run_sends_nothing_and_nothing_is_allowed_without_roots(root: Path
     ending, sent = ran(root, root / "a", dry_run=True)
     assert (ending.reason, sent) == ("dry_run", [])
     with pytest.raises(JobRejected):
-        CollectFile(lambda *_, **__: {}).run(RunningJob("COLLECT_FILE", {"path": str(root / "a")}, HostPolicy()))
+        CollectFile(lambda *_, **__: {}, root / "own").run(
+            RunningJob("COLLECT_FILE", {"path": str(root / "a")}, HostPolicy())
+        )
 
 
 def test_a_server_that_does_not_take_it_fails_the_job(root: Path) -> None:

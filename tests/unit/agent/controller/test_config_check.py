@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +13,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.collector import CollectorProfile, render_profile
+from agent.collector import CollectorError, CollectorProfile, find_binary, render_profile
 from agent.controller.config_check import check_config, plain_config
+from agent.controller.service import ChildService
 from agent.host_policy import ConfigPolicy
 
 POLICY = ConfigPolicy(storage=("/var/lib/agent",), environment=("TRUSTSOC_INGEST_KEY",))
@@ -115,6 +118,19 @@ def test_the_shipped_profile_and_a_full_one_are_allowed() -> None:
         ("service.telemetry.logs.output_paths", ["/var/log/x"]),
         ("service.other", {}),
         ("yaml", {}),
+        # `a::b` is what the collector reads as b below a.
+        ("receivers.syslog", {"tcp::listen_address": "0.0.0.0:514"}),
+        ("receivers.otlp/local", {"protocols::http::endpoint": "0.0.0.0:4318"}),
+        ("service.telemetry", {"metrics::address": "0.0.0.0:8888"}),
+        ("receivers::filelog", {}),
+        # The name of a component is part of the names of files that it stores.
+        ("receivers.filelog/../../../../tmp/x", {"include": ["/var/log/x"]}),
+        ("extensions.file_storage/..", {"directory": "/var/lib/agent/x"}),
+        ("receivers.filelog/a b", {"include": ["/var/log/x"]}),
+        ("receivers.filelog.include", ["/var/log/.\\./x"]),
+        ("processors.resourcedetection", {"consul": {"address": "evil.example:8500", "token": "x"}}),
+        ("processors.resourcedetection", {"openshift": {"address": "https://evil.example"}}),
+        ("processors.transform", {"endpoint": "evil.example:1"}),
     ],
 )
 def test_what_the_policy_does_not_name_is_refused(path: str, value: Any) -> None:
@@ -173,6 +189,51 @@ def test_of_a_key_that_comes_twice_the_one_that_was_judged_counts() -> None:
     text = "receivers: {filelog: {include: [/etc/shadow], include: [/var/log/x]}}"
     assert check_config(text, POLICY) == []
     assert json.loads(plain_config(text)) == {"receivers": {"filelog": {"include": ["/var/log/x"]}}}
+
+
+READS = ('env("HOME")', 'env/**/("HOME")', '"HOME" | env()', 'map(["HOME"], env(#))[0]', 'os_env_func("HOME")')
+
+
+@pytest.mark.parametrize("expression", [*READS, '$$env.env("HOME")', '1..env("HOME")', "body+env('HOME')"])
+def test_an_expression_reads_no_variable(expression: str) -> None:
+    """The language of operators has functions for that, which ask nobody about the policy's environment."""
+    for operator in (
+        {"type": "add", "field": "attributes.x", "value": f"EXPR({expression})"},
+        {"type": "filter", "expr": f"{expression} != nil"},
+        {"type": "add", "field": "attributes.x", "value": "y", "if": f"{expression} != nil"},
+        {"type": "router", "routes": [{"expr": expression, "output": "x"}]},
+    ):
+        assert problems(changed("receivers.filelog.operators", [operator]))
+    assert problems(changed("receivers.filelog.attributes", {"x": f"EXPR({expression})"}))
+
+
+def test_the_collector_would_have_read_it(tmp_path: Path) -> None:
+    """What the refusal is for, by the real program: the value stands in what it says of an operator's error."""
+    try:
+        binary = find_binary()
+    except CollectorError as error:
+        pytest.skip(str(error))
+    (tmp_path / "a.log").write_text("line\n")
+    operators = [{"type": "add", "field": "attributes.x", "value": f"EXPR(int({READS[0]}))"}]
+    filelog = {"include": [str(tmp_path / "a.log")], "start_at": "beginning", "operators": operators}
+    document = copy.deepcopy(GOOD) | {"receivers": {"filelog": filelog}, "extensions": {}}
+    document["service"].pop("extensions")
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(document))
+    service = ChildService([str(binary), f"--config={tmp_path}/c.yaml"], {"HOME": "seven", "TRUSTSOC_INGEST_KEY": "x"})
+    try:
+        service.restart()
+        deadline = time.monotonic() + 20
+        while not any("[HOME]" in line or "seven" in line for line in service._log) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert any("seven" in line for line in service._log)
+    finally:
+        service.stop()
+
+
+def test_an_attribute_may_be_called_env() -> None:
+    for expression in ('attributes.env == "prod"', 'resource["env"] == "prod"', "body.environment == 1"):
+        operator = {"type": "filter", "expr": expression}
+        assert problems(changed("receivers.filelog.operators", [operator])) == []
 
 
 def test_the_owner_may_allow_more() -> None:

@@ -137,6 +137,10 @@ ANSWERS = {
     "half an answer": b"HTTP/1.1 200 OK\r\nX-Server-Time: 1767225600000\r\nContent-Length: 50\r\n\r\n{",
     "no http": b"SSH-2.0-x\r\n",
     "nothing": b"",
+    "a time in other digits": b"HTTP/1.1 200 OK\r\nX-Server-Time: \xb2\r\nContent-Length: 2\r\n\r\n{}",
+    "a time that no clock has": b"HTTP/1.1 200 OK\r\nX-Server-Time: %s\r\nContent-Length: 2\r\n\r\n{}" % (b"9" * 400),
+    "a pause in other digits": b"HTTP/1.1 503 Busy\r\nX-Server-Time: 1767225600000\r\nRetry-After: \xb2\r\n"
+    b"Content-Length: 0\r\n\r\n",
     "odd headers": b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 200 + b"\r\n",
 }
 

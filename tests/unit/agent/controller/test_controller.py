@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from agent.contract import SigningKey
 from agent.controller.settings import ControllerSettings
 from agent.jobs import Job, JobKeys, Result, sign_keys
 from tests.unit.agent.controller.conftest import Started
@@ -159,6 +160,25 @@ def test_the_host_s_policy_has_the_last_word(
     assert (result.state, result.reason) == ("rejected", "policy_unreadable" if "nonsense" in policy else "host_policy")
 
 
+def test_a_policy_that_cannot_be_read_at_the_start_allows_nothing_and_ends_nothing(
+    server: ControlServer, start: Started, settings: ControllerSettings
+) -> None:
+    """An agent that ended for it would take the host's logs with it, which nobody's policy is about."""
+    Path(settings.policy).write_text("nonsense: 1\n")
+    start()
+    with server.changed:
+        assert server.changed.wait_for(lambda: bool(server.health), 30)
+    assert server.health[0]["status"] == "degraded"
+    assert "nonsense" in server.health[0]["detail"]
+    job = server.job("PING")
+    server.give(job)
+    assert server.wait_final(job).reason == "policy_unreadable"
+    Path(settings.policy).write_text("jobs: {PING: }\n")
+    mended = server.job("PING")
+    server.give(mended)
+    assert server.wait_final(mended).state == "succeeded"
+
+
 def test_a_server_that_is_away_or_answers_as_a_proxy_does_is_asked_again(server: ControlServer, start: Started) -> None:
     failures = iter([(503, {"detail": "store"}), (500, {}), (429, {})])
     job = server.job("PING")
@@ -232,6 +252,75 @@ def test_what_is_no_job_at_all_ends_nothing(server: ControlServer, start: Starte
     server.give(good)
     start()
     assert server.wait_final(good).state == "succeeded"
+
+
+@pytest.mark.parametrize("attempt", [-1, 2**60, True, "1", 1.5])
+def test_a_delivery_that_no_result_could_name_runs_nothing_and_ends_nothing(
+    server: ControlServer, start: Started, attempt: Any
+) -> None:
+    """The job is rightly signed; what stands around it is not signed by anybody."""
+    odd, unsigned, good = server.job("PING"), server.job("PING"), server.job("PING")
+    server.give(odd)
+    server.give(unsigned, key=Ed25519PrivateKey.generate())
+    server.items = [item | {"attempt": attempt} for item in server.items]
+    server.give(good)
+    start()
+    assert server.wait_final(good).state == "succeeded"
+    assert not server.finals(odd)
+    assert not server.finals(unsigned)
+
+
+def test_job_keys_that_are_no_text_at_all_end_nothing(server: ControlServer, start: Started) -> None:
+    server.job_keys = {"statement": "\ud800", "signature": "\udfff"}
+    job = server.job("PING")
+    server.give(job)
+    start()
+    assert server.wait_final(job).state == "succeeded"
+
+
+def test_a_signing_key_that_was_put_in_place_is_used_from_the_next_poll_on(
+    server: ControlServer, start: Started, settings: ControllerSettings
+) -> None:
+    start()
+    first, second = server.job("PING"), server.job("PING")
+    server.give(first)
+    server.wait_final(first)
+    server.signing_key = SigningKey("sk-2", "tss_sk-2_another")
+    stated = {"key_id": server.signing_key.key_id, "secret": server.signing_key.secret}
+    (Path(settings.folder) / "signing_key.json").write_text(json.dumps(stated))
+    # Requests that were under way were signed by the old one, which a server takes for a while.
+    polls = len(server.health)
+    with server.changed:
+        assert server.changed.wait_for(lambda: len(server.health) > polls + 1, 30)
+    server.troubles.clear()
+    server.give(second)
+    assert server.wait_final(second).state == "succeeded"
+    assert not server.troubles
+
+
+def test_a_signing_key_that_cannot_be_read_leaves_the_one_before_in_use(
+    server: ControlServer, start: Started, settings: ControllerSettings
+) -> None:
+    start()
+    with server.changed:
+        assert server.changed.wait_for(lambda: bool(server.health), 30)
+    (Path(settings.folder) / "signing_key.json").write_text("{")
+    for job in (server.job("PING"), server.job("PING")):
+        server.give(job)
+        assert server.wait_final(job).state == "succeeded"
+    assert "signing_key.json" in server.health[-1]["detail"]
+
+
+def test_no_word_of_a_result_gives_orders_to_a_terminal(
+    server: ControlServer, start: Started, settings: ControllerSettings
+) -> None:
+    says = replace(settings.rules, command=("/bin/sh", "-c", "printf 'a\\033[2Jb\\342\\200\\256c'; exit 1"))
+    job = server.job("RULES_RELOAD")
+    server.give(job)
+    start(rules=says)
+    result = server.wait_final(job)
+    assert result.state == "failed"
+    assert "a\ufffd[2Jb\ufffdc" in result.detail
 
 
 def test_output_is_streamed_while_the_job_runs(

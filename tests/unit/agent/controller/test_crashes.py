@@ -51,6 +51,18 @@ def again(server: ControlServer, job: Job, item: dict[str, object]) -> None:
         server.items = [item | {"attempt": 2, "lease": "99999999-2222-4333-8444-555555555555"}]
 
 
+def test_a_second_one_says_that_the_first_is_there_and_may_be_started_again(
+    server: ControlServer, settings: ControllerSettings, tmp_path: Path
+) -> None:
+    """What starts the agent tries again after 1, and gives up after 2: a first one that still ends is no reason to."""
+    path = settings_file(settings, tmp_path)
+    with program(path):
+        with server.changed:
+            assert server.changed.wait_for(lambda: bool(server.health), 30)
+        with program(path) as second:
+            assert second.wait(30) == 1
+
+
 @pytest.mark.parametrize("step", STEPS)
 def test_killed_at_any_step_a_job_is_run_at_most_once_and_answered(
     server: ControlServer, settings: ControllerSettings, tmp_path: Path, step: int
@@ -116,7 +128,7 @@ def test_a_signal_ends_the_poll_at_once(server: ControlServer, settings: Control
         assert time.monotonic() - began < 5
 
 
-@pytest.mark.parametrize("harm", ["job_keys.json", "identity.json", "result.key", "policy.yml", "controller.yml"])
+@pytest.mark.parametrize("harm", ["job_keys.json", "identity.json", "result.key", "controller.yml"])
 def test_it_says_why_it_cannot_start(settings: ControllerSettings, tmp_path: Path, harm: str) -> None:
     path = settings_file(settings, tmp_path)
     folder = Path(settings.folder) if (Path(settings.folder) / harm).exists() else tmp_path

@@ -6,12 +6,15 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import pytest
 
+from agent.controller.collector_configs import CollectorConfigs
 from agent.controller.health import HealthReport
+from agent.controller.service import ChildService
 
 
 @contextmanager
@@ -67,3 +70,34 @@ def test_a_forwarder_that_makes_no_sense_is_a_trouble(answer: bytes) -> None:
 def test_a_clock_that_is_off_is_a_trouble() -> None:
     said = report("", offset_ms=-3_600_000)
     assert (said["status"], said["detail"]) == ("degraded", "this host's clock is +3600 s off the server's")
+
+
+@pytest.mark.parametrize(
+    ("status", "masking"),
+    [
+        ({"masking": {"policy": "a" * 64, "key": "b" * 16}}, {"state": "on", "policy": "a" * 64, "key": "b" * 16}),
+        ({"masking": None}, {"state": "off"}),
+        ({}, {"state": ""}),
+    ],
+)
+def test_an_agent_says_by_what_it_masks(status: dict[str, Any], masking: dict[str, str]) -> None:
+    with forwarder(json.dumps({"state": "ok"} | status).encode()) as url:
+        assert report(url)["masking"] == masking
+    assert report("")["masking"] == {"state": ""}, "without a forwarder nobody knows"
+
+
+def test_a_collector_that_has_nothing_to_run_yet_is_no_failure(tmp_path: Path) -> None:
+    configs = CollectorConfigs(tmp_path / "collector")
+    health = HealthReport(
+        version="1",
+        started_at=7,
+        labels={},
+        configs=configs,
+        service=ChildService(["/bin/false"], {}),
+        forwarder_status="",
+        offset_ms=lambda: 0,
+    )
+    assert (health.report()["status"], health.programs_trouble()) == ("ok", "")
+    (tmp_path / "first.yaml").write_text("{}")
+    configs.adopt(tmp_path / "first.yaml")
+    assert (health.report()["status"], health.programs_trouble()) == ("failing", "the collector does not run")

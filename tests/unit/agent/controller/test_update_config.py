@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from agent.collector import CollectorError, CollectorProfile, find_binary, render_profile
+from agent.controller.collector_configs import CollectorConfigs
 from agent.controller.service import ChildService
 from agent.controller.settings import CollectorSettings, ControllerSettings
 from agent.jobs import Job
@@ -147,6 +148,58 @@ def test_what_the_policy_or_the_collector_refuses_is_never_tried(
     assert (result.state, result.reason) == state_and_reason
     assert state(settings)["attempted"] == digest(bad)
     assert link(settings) == state(settings)["running"] == digest(config(logs, "first.log"))
+
+
+def test_the_one_that_runs_ends_the_trouble_with_the_one_that_was_refused(
+    server: ControlServer, start: Started, settings: ControllerSettings, collector: CollectorSettings, logs: Path
+) -> None:
+    running = config(logs, "first.log")
+    start(collector=collector)
+    bad = config(logs, "second.log", receivers={"filelog": {"include": ["/etc/shadow"]}})
+    assert server.wait_final(ordered(server, bad), 60).state == "rejected"
+    rolled_back = server.wait_final(ordered(server, running), 60)
+    assert (rolled_back.state, rolled_back.data["changed"]) == ("succeeded", False)
+    assert state(settings) == {
+        "running": digest(running),
+        "attempted": digest(running),
+        "state": "applied",
+        "detail": "",
+    }
+
+
+def test_what_its_owner_changes_in_the_first_configuration_counts_at_the_next_start(
+    settings: ControllerSettings, collector: CollectorSettings, logs: Path
+) -> None:
+    configs = CollectorConfigs(Path(settings.folder) / "collector")
+    first, other, edited = (config(logs, name) for name in ("first.log", "other.log", "edited.log"))
+    configs.adopt(Path(collector.config))
+    assert configs.state.running == digest(first)
+    configs.keep(digest(other), other)
+    configs.try_out(digest(other))
+    configs.settle()
+    again = CollectorConfigs(Path(settings.folder) / "collector")
+    again.adopt(Path(collector.config))
+    assert again.state.running == digest(other)
+    Path(collector.config).write_bytes(edited)
+    again.adopt(Path(collector.config))
+    assert (again.state.running, again.current.read_bytes()) == (digest(edited), edited)
+
+
+def test_a_variable_s_value_is_neither_in_the_answer_nor_in_the_log(
+    server: ControlServer,
+    start: Started,
+    collector: CollectorSettings,
+    logs: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    environment = logs.parent / "collector.env"
+    environment.write_text("TRUSTSOC_INGEST_KEY=the-token-of-this-host\n")
+    asks = config(logs, "second.log", receivers={"filelog": {"encoding": "${env:TRUSTSOC_INGEST_KEY}"}})
+    start(collector=replace(collector, environment_file=str(environment)))
+    result = server.wait_final(ordered(server, asks), 60)
+    assert (result.state, result.reason) == ("failed", "invalid_config")
+    assert "[TRUSTSOC_INGEST_KEY]" in result.detail
+    assert "the-token-of-this-host" not in result.detail + str(result.data) + caplog.text
 
 
 def test_what_is_not_what_the_job_says_is_not_used(

@@ -76,8 +76,10 @@ class TinyServer:
         self.faults: deque[str | None] = deque()
         self.always: str | None = None
         self.clock_ahead_s = 0.0
+        self.together: threading.Barrier | None = None
         self.keys = {KEY.key_id: KEY.secret}
         self.ledger_answer: tuple[int, dict[str, Any]] | None = None
+        self.ledger_stranger: tuple[int, dict[str, Any]] | None = None
         handler = type("BoundHandler", (Handler,), {"owner": self})
         self.http = _Server(("127.0.0.1", port), handler)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -155,6 +157,8 @@ class Handler(BaseHTTPRequestHandler):
         owner = self.owner
         fault = owner.faults.popleft() if owner.faults else owner.always
         status, headers, answer = self._foreign(fault) or self._judged(body, fault)
+        if owner.together is not None and status == 401:
+            owner.together.wait(10)
         envelope = {name.lower(): value for name, value in self.headers.items()}
         attempt = Attempt(
             envelope.get("x-idempotency-key", ""),
@@ -176,7 +180,9 @@ class Handler(BaseHTTPRequestHandler):
         if fault == "drop":
             return 0, {}, b""
         if fault is not None and fault.startswith("html"):
-            return int(fault.removeprefix("html")), {"Content-Type": "text/html"}, HTML
+            status, _, retry_after = fault.removeprefix("html").partition("+")
+            told = {"Retry-After": retry_after} if retry_after else {}
+            return int(status), {"Content-Type": "text/html"} | told, HTML
         return None
 
     def _judged(self, body: bytes, fault: str | None) -> tuple[int, dict[str, str], bytes]:
@@ -226,9 +232,14 @@ class Handler(BaseHTTPRequestHandler):
     def _ledger(self, body: bytes) -> None:
         owner, journal = self.owner, self.owner.journal
         statement = json.loads(body)
+        ours = {"Content-Type": "application/json", "X-Server-Time": str(owner.now_ms())}
         if owner.ledger_answer is not None:
             status, found = owner.ledger_answer
             journal.statements.append(statement)
+            self._answer(status, ours, json.dumps(found).encode())
+            return
+        if owner.ledger_stranger is not None:
+            status, found = owner.ledger_stranger
             self._answer(status, {"Content-Type": "application/json"}, json.dumps(found).encode())
             return
         with journal.lock:
@@ -241,7 +252,7 @@ class Handler(BaseHTTPRequestHandler):
             journal.statements.append(statement)
             journal.verdicts.append(verdict)
             found = {"balanced": verdict.balanced, "detail": verdict.detail, "head": len(journal.rows)}
-        self._answer(200, {"Content-Type": "application/json"}, json.dumps(found).encode())
+        self._answer(200, ours, json.dumps(found).encode())
 
     def _answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
         self.send_response(status)

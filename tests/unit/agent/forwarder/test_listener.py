@@ -91,16 +91,37 @@ async def test_text_that_is_not_utf8_costs_nobody_a_record(host: Host, server: T
 
 
 @pytest.mark.parametrize(
-    "given",
-    ["", "Bearer", "Bearer  x", f"Basic {TOKEN}", f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", "Bearer None", TOKEN],
+    "given", ["", "Bearer", "Bearer  x", f"Basic {TOKEN}", "Bearer None", TOKEN, "Bearer " + "é" * 20]
 )
-async def test_without_the_token_nothing_is_taken(host: Host, given: str) -> None:
-    headers = PROTOBUF | {"Authorization": given}
+async def test_without_a_token_nothing_is_taken(host: Host, given: str) -> None:
+    headers = PROTOBUF | {"Authorization": given.encode()}
     async with running(host.config(AWAY)) as (forwarder, client):
         answer = await client.post("/v1/logs", content=request("line"), headers=headers)
         assert (answer.status_code, status_of(answer).code) == (401, 16)
         assert answer.headers["www-authenticate"].startswith("Bearer")
         assert spooled(forwarder) == []
+
+
+@pytest.mark.parametrize("given", [f"{TOKEN}x", TOKEN[:-1], TOKEN.upper(), "the-token-of-yesterday"])
+async def test_another_token_is_asked_to_come_back_because_collectors_drop_their_data_on_401(
+    host: Host, given: str
+) -> None:
+    async with running(host.config(AWAY)) as (forwarder, client):
+        for _ in range(2):
+            headers = PROTOBUF | {"Authorization": f"Bearer {given}"}
+            answer = await client.post("/v1/logs", content=request("line"), headers=headers)
+            assert (answer.status_code, status_of(answer).code) == (503, 14)
+            assert int(answer.headers["retry-after"]) >= 1
+        assert (spooled(forwarder), forwarder.meter.counts()["wrong_tokens_total", ""]) == ([], 2)
+        assert "token" in forwarder.meter.troubles()["sender"].detail
+        assert given not in str(forwarder.status.status())
+        assert (await client.post("/v1/logs", content=request("of another"), headers=PROTOBUF)).status_code == 200
+        assert "sender" in forwarder.meter.troubles(), "one of them still comes with a wrong one"
+        (host.folder / "token").write_text(given)
+        forwarder.reload()
+        again = await client.post("/v1/logs", content=request("line"), headers=headers)
+        assert (again.status_code, len(spooled(forwarder))) == (200, 2)
+        assert "sender" not in forwarder.meter.troubles()
 
 
 @pytest.mark.parametrize(
@@ -288,6 +309,16 @@ async def test_the_pages_need_no_token_and_are_for_this_host(host: Host, path: s
             assert len(names) == len(set(names)) > 20
         stranger = {"type": "http", "method": "GET", "path": path, "headers": [], "client": ("192.0.2.1", 5)}
         assert await _statuses(forwarder, stranger) == [404]
+
+
+async def test_a_page_that_cannot_be_made_is_no_harm_to_others(host: Host) -> None:
+    async with running(host.config(AWAY)) as (forwarder, client):
+        poison = forwarder.spool.poison.folder
+        poison.rmdir()
+        poison.write_text("no folder")
+        assert (await client.get("/status")).status_code == 503
+        assert (await client.get("/healthz")).status_code == 200
+        assert (await client.post("/v1/logs", content=request("line"), headers=PROTOBUF)).status_code == 200
 
 
 async def _statuses(forwarder: Forwarder, scope: dict[str, Any]) -> list[int]:

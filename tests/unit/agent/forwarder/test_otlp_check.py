@@ -13,6 +13,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.forwarder import otlp_check
 from agent.forwarder.batch import Batch, BodyEncoding, UnreadableBatch
 from agent.forwarder.inflate import BrokenBody, OversizedBody, inflate
 from agent.forwarder.otlp_check import Undecodable, count_records
@@ -101,6 +102,26 @@ def test_any_protobuf_like_bytes_are_judged_alike(noise: bytes, place: int, chan
     takes_no_less("protobuf", noise)
     good = request("one", "two", "three")
     takes_no_less("protobuf", good[:place] + change + good[place + len(change) :])
+
+
+@given(st.binary(max_size=80), st.integers(0, 400), st.binary(max_size=3), st.integers(0, 60))
+def test_parsing_in_pieces_takes_what_parsing_the_whole_does(
+    noise: bytes, place: int, change: bytes, piece: int
+) -> None:
+    """Both ways: what is refused as a whole is refused in pieces of any size."""
+    good = request("one", "two" * 9, "three") * 2
+    for body in (good, noise + good, good[:place] + change + good[place + len(change) :]):
+        expected = judged(body, 1 << 20)
+        assert judged(body, piece) == expected
+
+
+def judged(body: bytes, piece: int) -> int | None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(otlp_check, "_PIECE", piece)
+        try:
+            return count_records("protobuf", body)
+        except Undecodable:
+            return None
 
 
 @pytest.mark.parametrize("depth", [1, 40, 63, 64, 65, 200])

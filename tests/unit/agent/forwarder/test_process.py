@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
+from hashlib import sha256
 from typing import Any
 
 import httpx
@@ -50,6 +53,9 @@ def test_a_token_that_could_be_guessed_refuses_to_start(
         ("listen", "surprise", 1, "surprise"),
         ("spool", "most_bytes", 1000, "most_bytes"),
         ("spool", "most_bytes", -1, "most_bytes"),
+        ("listen", "port", 65_536, "listen.port"),
+        ("ship", "answer_s", 0, "answer_s"),
+        ("ship", "statement_s", float("inf"), "statement_s"),
         ("ship", "in_flight", 0, "in_flight"),
         ("ship", "in_flight", True, "in_flight"),
         ("ship", "longest_retry_s", 0.001, "first_retry_s"),
@@ -129,7 +135,7 @@ def test_sighup_takes_over_a_new_token_and_new_credentials(host: Host, server: T
         process.send_signal(signal.SIGHUP)
         server.wait(lambda journal: journal.records() == 1, "the batch sent with the new key")
         new = PROTOBUF | {"Authorization": "Bearer another-local-token"}
-        assert httpx.post(f"{url}/v1/logs", content=request("two"), headers=PROTOBUF).status_code == 401
+        assert httpx.post(f"{url}/v1/logs", content=request("two"), headers=PROTOBUF).status_code == 503
         assert httpx.post(f"{url}/v1/logs", content=request("two"), headers=new).status_code == 200
         (host.folder / "token").write_text("")
         process.send_signal(signal.SIGHUP)
@@ -140,6 +146,29 @@ def test_sighup_takes_over_a_new_token_and_new_credentials(host: Host, server: T
         process.wait(30)
         assert process.stderr is not None
         process.stderr.close()
+
+
+def test_sighup_while_it_starts_ends_nothing_and_counts_afterwards(host: Host, server: TinyServer) -> None:
+    """Who renews a key says so by it, and does not look how long the forwarder has been up."""
+    ready, key = host.folder / "ready", host.folder / "signing_key.json"
+    old, new = key.read_text(), host.folder / "new.json"
+    new.write_text(json.dumps({"key_id": "b1b2c3d4e5f6", "secret": "tss_new"}))
+    key.unlink()
+    os.mkfifo(key)
+    command = [sys.executable, "-m", "agent.forwarder", "--config", str(host.write(host.stated(server.port)))]
+    process = subprocess.Popen([*command, "--ready-file", str(ready)], stderr=subprocess.DEVNULL)
+    try:
+        with key.open("w") as reading:  # opened once the forwarder reads it, and there it waits
+            new.replace(key)
+            process.send_signal(signal.SIGHUP)
+            reading.write(old)
+        wait_for(lambda: process.poll() is not None or (ready.exists() and ready.read_text()), "the forwarder", 60)
+        assert process.poll() is None
+        url = f"http://127.0.0.1:{ready.read_text()}/status"
+        wait_for(lambda: httpx.get(url).json()["key_id"] == "b1b2c3d4e5f6", "the new key taken over")
+    finally:
+        process.terminate()
+        assert process.wait(30) == 0
 
 
 def test_two_forwarders_cannot_share_a_spool(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
@@ -206,6 +235,7 @@ async def test_the_configured_policy_masks_and_is_read_anew(host: Host, server: 
     key.chmod(0o600)
     policy = host.folder / "masking.yml"
     policy.write_text("version: 1\npatterns:\n  - {name: mail, kind: email, action: token}\n")
+    first = policy.read_bytes()
     stated = host.stated(server.port, in_flight=1)
     stated["masking"] = {"key": str(key), "policy": str(policy)}
     async with running(read_config(host.write(stated))) as (forwarder, client):
@@ -218,6 +248,8 @@ async def test_the_configured_policy_masks_and_is_read_anew(host: Host, server: 
         assert (await client.post("/v1/logs", content=third, headers=PROTOBUF)).status_code == 200
         assert await asyncio.to_thread(forwarder.spool.wait_empty, 20.0)
         assert forwarder.status.status()["masked"]["records"] == 3
+        names = {"policy": sha256(first).hexdigest(), "key": MaskingKey(b"k" * KEY_BYTES).fingerprint}
+        assert forwarder.status.status()["masking"] == names, "of the policy that is in force"
         assert 'trustsoc_forwarder_masked_total{what="records"} 3' in forwarder.status.metrics()
     lines = lines_of(server.journal.bodies())
     assert not any("alice" in line for line in lines)

@@ -5,14 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
+import threading
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
 from agent.forwarder.process import Forwarder
 from agent.spool_books import Books
+from cluster.certificates import CertificateAuthority
+from detect.record import TenantId
+from serve.peer import PeerIdentity
 from tests.unit.agent.forwarder.conftest import GZIPPED, TOKEN, Host, gzipped, lines_of, running, wait_for
 from tests.unit.agent.forwarder.server import KEY, TinyServer, serving
 
@@ -60,6 +67,14 @@ async def test_an_answer_without_the_server_s_mark_changes_nothing(host: Host, s
     assert {attempt.key for attempt in first} == {f"{books.run}-1"}, "one key for every attempt of a batch"
     assert len({attempt.nonce for attempt in first}) == 4, "a new nonce for each"
     assert forwarder.meter.counts()["poison_batches_total", ""] == 0
+
+
+async def test_a_stranger_who_asks_for_an_hour_gets_a_retry_like_any_other(host: Host, server: TinyServer) -> None:
+    server.faults.extend(["html503+3600"] * 3)
+    async with running(host.config(server.port, in_flight=1)) as (forwarder, client):
+        await sent(client, LINES[:1])
+        assert (await settled(forwarder)).stored == 1
+    assert [attempt.status for attempt in server.journal.attempts] == [503, 503, 503, 200]
 
 
 async def test_an_answer_that_was_lost_makes_a_duplicate_not_a_second_batch(host: Host, server: TinyServer) -> None:
@@ -161,6 +176,19 @@ async def test_refused_credentials_keep_everything_and_new_ones_are_found_by_the
     assert books.stored == 12
 
 
+async def test_a_lane_refused_with_the_old_credentials_does_not_hold_up_the_new_ones(
+    host: Host, server: TinyServer
+) -> None:
+    """Every lane is refused once; the first of them finds the new ones, and the others find nothing new."""
+    server.keys = {"b1b2c3d4e5f6": "tss_new"}
+    server.together = threading.Barrier(4, lambda: host.sign_with("b1b2c3d4e5f6", "tss_new"))
+    async with running(host.config(server.port, refused_retry_s=3600.0, in_flight=4)) as (forwarder, client):
+        await sent(client, LINES)
+        assert (await settled(forwarder)).stored == 12
+    refused = [attempt for attempt in server.journal.attempts if attempt.status == 401]
+    assert len(refused) == 4
+
+
 async def test_refused_credentials_are_not_tried_often(host: Host, server: TinyServer) -> None:
     server.always = "401"
     async with running(host.config(server.port, refused_retry_s=60.0)) as (forwarder, client):
@@ -233,6 +261,25 @@ async def test_a_server_of_another_authority_gets_nothing(host: Host, server: Ti
     assert server.journal.attempts == []
 
 
+async def test_a_certificate_that_came_while_the_handshake_failed_is_found_without_a_signal(
+    host: Host, server: TinyServer
+) -> None:
+    own = host.folder / "tls"
+    shutil.copytree(host.certificates, own)
+    stranger = CertificateAuthority(host.folder / "stranger")
+    stranger.create(["localhost"], datetime.now(UTC))
+    identity = PeerIdentity(TenantId(UUID(int=1)), "web-1")
+    foreign = stranger.issue_agent("acme", identity, datetime.now(UTC))
+    for suffix in (".pem", ".key"):
+        shutil.copy(foreign.with_suffix(suffix), own / "agents" / f"acme.web-1{suffix}")
+    async with running(Host(host.folder, own).config(server.port)) as (forwarder, client):
+        await sent(client, LINES[:1])
+        await asyncio.to_thread(wait_for, forwarder.meter.troubles, "the refusal noticed")
+        assert forwarder.spool.books().in_flight == 1
+        shutil.copytree(host.certificates / "agents", own / "agents", dirs_exist_ok=True)
+        assert (await settled(forwarder)).stored == 1
+
+
 async def test_the_bandwidth_cap_holds(host: Host, server: TinyServer) -> None:
     async with running(host.config(server.port, bytes_per_second=100_000, in_flight=2)) as (forwarder, client):
         began = time.monotonic()
@@ -259,6 +306,22 @@ async def test_contradictory_books_begin_a_new_run_and_no_batch_counts_in_two(ho
         assert await asyncio.to_thread(forwarder.bookkeeper.state)
     assert server.journal.verdicts[-1].balanced
     assert {row.run for row in server.journal.rows.values()} == {before.run, books.run}
+
+
+async def test_what_a_proxy_says_of_the_books_begins_no_new_run(host: Host, server: TinyServer) -> None:
+    async with running(host.config(server.port)) as (forwarder, client):
+        await sent(client, LINES[:5])
+        before = await settled(forwarder)
+        for status, found in (
+            (409, {"type": "urn:a-proxy:conflict"}),
+            (200, {"taken": False}),
+            (200, {"head": 10**15}),
+        ):
+            server.ledger_stranger = status, found
+            assert not await asyncio.to_thread(forwarder.bookkeeper.state)
+        books = forwarder.spool.books()
+        assert (books.run, books.seen_seq) == (before.run, before.seen_seq)
+        assert forwarder.meter.counts()["statements_total", "foreign"] == 3
 
 
 async def test_a_gap_in_the_ledger_is_shown(host: Host, server: TinyServer) -> None:

@@ -76,6 +76,12 @@ def test_retry_after_is_seconds_or_a_date_and_never_absurd() -> None:
         assert retry_after(nonsense, NOW) is None, nonsense
 
 
+@pytest.mark.parametrize("off_s", [-3600, 0, 3600, 86_400 * 400])
+def test_a_moment_to_come_back_is_one_of_the_clock_that_states_it(off_s: float) -> None:
+    headers = OURS | {"date": formatdate(NOW, usegmt=True), "retry-after": formatdate(NOW + 30, usegmt=True)}
+    assert judge(503, headers, NOW + off_s) == Later("server_503", 30.0, ours=True)
+
+
 @given(st.integers(1, 10_000), st.floats(0, 1))
 def test_waits_grow_to_the_longest_and_are_spread(failures: int, chance: float) -> None:
     backoff = Backoff(0.5, 60.0)
@@ -105,6 +111,13 @@ def test_receipts_keep_the_newest_over_restarts_and_their_file_stays_small(host:
     assert len(path.read_text().splitlines()) <= 20
     path.write_text(path.read_text() + '{"batch": "torn')
     assert Receipts(path, 10).newest() == {"batch": "key-2-24", "seq": 25, "receipt": "a.b.c"}
+
+
+def test_a_torn_line_of_receipts_costs_no_other(host: Host) -> None:
+    path = host.folder / "receipts.jsonl"
+    path.write_text('{"batch": "torn')
+    Receipts(path, 10).keep("after", 26, "a.b.c")
+    assert Receipts(path, 10).newest() == {"batch": "after", "seq": 26, "receipt": "a.b.c"}
 
 
 def test_a_receipt_must_speak_of_what_was_sent() -> None:

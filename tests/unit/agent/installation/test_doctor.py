@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from agent.controller.collector_configs import CollectorConfigs
 from agent.installation.doctor import Finding, examine
 from agent.installation.places import Places
 from agent.masking.key import KEY_BYTES, MaskingKey
@@ -65,6 +66,16 @@ def test_a_defect_is_named(host: Host, break_it: Callable[[Places], None], name:
     assert name in [finding.name for finding in found]
     assert what in " ".join(finding.detail for finding in found if finding.name == name)
     assert host.command("doctor", "--offline") == 1
+
+
+def test_a_configuration_that_its_owner_changed_is_judged_before_it_is_taken(host: Host) -> None:
+    assert host.enrol(tail=True) == 0
+    CollectorConfigs(host.places.state / "collector").adopt(host.places.collector)
+    assert errors(host.places) == []
+    host.places.collector.write_text(host.places.collector.read_text().replace("filelog", "filelogger"))
+    found = errors(host.places)
+    assert [finding.name for finding in found] == ["collector"]
+    assert str(host.places.collector) in found[0].detail
 
 
 def test_a_forwarder_that_does_not_mask_for_a_tenant_that_does(host: Host) -> None:

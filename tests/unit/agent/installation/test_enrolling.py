@@ -6,6 +6,7 @@ import io
 import os
 import pwd
 import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,15 +14,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from agent.cli import main
+from agent.cli import host_name, main
 from agent.collector import KEY_VARIABLE
 from agent.collector.binary import find_binary
 from agent.controller.collector_configs import CollectorConfigs
 from agent.controller.config_check import check_config
+from agent.controller.enrol import usable_address
 from agent.controller.settings import read_settings
 from agent.forwarder.config import read_config, read_token
 from agent.host_policy import read_host_policy
 from agent.installation.account import acting_as, owner_of
+from agent.installation.doctor import examine
 from agent.installation.places import COLLECTOR_KEY, Places
 from agent.masking.key import KEY_BYTES, MaskingKey
 from tests.unit.agent.controller.control_server import TENANT
@@ -58,13 +61,13 @@ def test_its_own_files_are_private_and_the_settings_are_for_all_to_read(host: Ho
             assert "tss_" not in text
 
 
-def test_the_configuration_that_is_written_is_one_that_the_default_policy_allows(host: Host) -> None:
+def test_the_configuration_that_is_written_is_one_that_the_policy_that_is_written_allows(host: Host) -> None:
     for more in ((), ("--collector", str(find_binary()))):
         places = Places(host.places.settings / f"s{len(more)}", host.places.state / f"t{len(more)}")
-        made = Host(places, host.site, host.logs, 4319)
+        made = Host(places, host.site, host.logs, 4320 + len(more))
         assert made.enrol(*more, "--tail", "/var/log/*.log") == 0
-        policy = read_host_policy(places.settings / "none").update_config
-        text = places.collector.read_text().replace(str(places.state), "/var/lib/trustsoc-agent")
+        policy = read_host_policy(places.policy).update_config
+        text = places.collector.read_text()
         assert check_config(text, policy) == []
         assert ("file_storage" in text) == bool(more)
     assert read_settings(places.controller).collector.binary == str(find_binary())
@@ -144,9 +147,60 @@ def test_the_token_comes_from_standard_input_or_the_environment_and_never_as_a_w
         host.enrol("--token", "tse_good")
 
 
+def test_of_a_token_file_the_first_line_counts(host: Host) -> None:
+    """The server's command writes a sentence below the token."""
+    (host.site.folder / "enrolment").write_text("tse_good\nEnrols one agent until tomorrow. Keep it now.\n")
+    assert host.enrol() == 0
+
+
+def test_a_host_whose_name_has_capitals_is_called_as_servers_call_it(host: Host) -> None:
+    assert host_name("WEB-1.example.org") == "web-1"
+    assert host.enrol("--name", "Web-1") == 2
+
+
+def test_without_a_collector_there_is_nothing_that_could_tail(
+    host: Host, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # What the import system does for a package that is not there.
+    monkeypatch.setitem(sys.modules, "otel_collector", None)
+    assert host.enrol(tail=True) == 2
+    assert "--collector" in capsys.readouterr().err
+    assert not host.places.state.exists()
+    assert host.enrol() == 0
+
+
+def test_the_collector_s_program_is_found_from_everywhere(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(find_binary().parent)
+    assert host.enrol("--collector", f"./{find_binary().name}", tail=True) == 0
+    binary = Path(read_settings(host.places.controller).collector.binary)
+    assert binary.is_absolute()
+    assert binary.samefile(find_binary())
+
+
+@pytest.mark.parametrize(
+    ("named", "asked", "used"),
+    [
+        ("https://soc.example:4319", "https://10.0.0.1:4319", "https://soc.example:4319"),
+        ("https://127.0.0.1:4319", "https://soc.example:4319/base", "https://soc.example:4319/base"),
+        ("https://localhost:4319", "https://10.0.0.1", "https://10.0.0.1"),
+        ("https://127.0.0.1:1", "https://localhost:2", "https://127.0.0.1:1"),
+    ],
+)
+def test_an_address_of_the_server_s_own_host_is_of_no_use_elsewhere(named: str, asked: str, used: str) -> None:
+    assert usable_address(named, asked) == used
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "\x1b[2Jnothing", "x" * 201, 7])
+def test_a_tenant_s_name_gives_no_orders_to_a_terminal(host: Host, name: object) -> None:
+    host.site.answer["tenant_name"] = name
+    assert host.enrol() == 2
+    assert not (host.places.state / "identity.json").exists()
+
+
 @pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """One that another account can enter."""
+def open_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """One that another account can enter. The interpreter of the tests may be root's alone."""
+    monkeypatch.setattr("agent.installation.account.PROGRAMS", ())
     with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)
@@ -171,8 +225,49 @@ def test_root_enrols_for_the_account_and_cannot_run_in_its_place(
             host.places.policy.write_text("jobs: {UPGRADE: }\n")
     assert host.command("run") == 2
     assert "nobody" in capsys.readouterr().err
+    # Who looks does it as the account: root would read what the agent itself cannot.
+    assert [finding for finding in examine(host.places, offline=True) if finding.severity == "error"] == []
+    host.places.authority.chmod(0o600)
+    host.places.forwarder.chmod(0o600)
+    named = {finding.name: finding.detail for finding in examine(host.places, offline=True)}
+    assert f"nobody cannot read {host.places.forwarder}, {host.places.authority}" in named["account"]
+    assert os.geteuid() == 0
     assert host.command("uninstall", "--yes") == 0
     assert list(host.places.state.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root looks as another account")
+def test_the_doctor_has_the_collector_run_as_the_account(open_folder: Path, site: Site) -> None:
+    """The account, or who broke into it, writes what the collector is asked to judge."""
+    secret, told = open_folder / "secret", open_folder / "told"
+    secret.write_text("for root alone")
+    secret.chmod(0o600)
+    told.touch()
+    told.chmod(0o666)
+    program = open_folder / "otelcol"
+    program.write_text(f"#!/bin/sh\n(id -u; id -ru; id -G; cat {secret}) > {told} 2>&1\n")
+    program.chmod(0o755)
+    host = Host(Places(open_folder / "settings", open_folder / "state"), site, open_folder, free_port())
+    assert host.enrol("--user", "nobody", "--collector", str(program), tail=True) == 0
+    examine(host.places, offline=True)
+    nobody = pwd.getpwnam("nobody")
+    effective, real, groups, denied = told.read_text().splitlines()
+    assert (effective, real) == (str(nobody.pw_uid), str(nobody.pw_uid))
+    assert "0" not in groups.split()
+    assert "Permission denied" in denied
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root enrols for another account")
+def test_an_account_that_could_not_read_the_programs_is_not_enrolled(
+    open_folder: Path, site: Site, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = Host(Places(open_folder / "settings", open_folder / "state"), site, open_folder, free_port())
+    copy = open_folder / "enrolment.py"
+    copy.touch(mode=0o600)
+    monkeypatch.setattr("agent.installation.account.PROGRAMS", (copy,))
+    assert host.enrol("--user", "nobody") == 2
+    assert "cannot read the agent's programs" in capsys.readouterr().err
+    assert not host.places.state.exists()
 
 
 def test_a_command_is_needed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 import tomllib
@@ -11,6 +12,7 @@ from pathlib import Path
 from agent.installation.places import SETTINGS, STATE
 
 ROOT = Path(__file__).resolve().parents[4]
+GUARD = ROOT / "packaging" / "systemd" / "trustsoc-agent-guard"
 IMPORTED = {"google": "protobuf", "opentelemetry": "opentelemetry-proto", "yaml": "pyyaml"}
 
 
@@ -66,6 +68,8 @@ def test_the_unit_confines_the_agent_to_its_own_folder() -> None:
         "KillMode": "mixed",
     }
     assert wanted.items() <= stated.items()
+    assert stated["ExecStartPre"].split()[0].endswith(f"/{GUARD.name}")
+    assert os.access(GUARD, os.X_OK)
     # The forwarder may take 45 s and the controller 30 s to end.
     assert int(stated["TimeoutStopSec"]) > 45 + 30
     assert stated["ExecStart"].endswith("/bin/trustsoc-agent run")
@@ -73,5 +77,5 @@ def test_the_unit_confines_the_agent_to_its_own_folder() -> None:
 
 def test_the_guide_names_every_command() -> None:
     guide = (ROOT / "docs" / "agent.md").read_text()
-    for command in ("enroll", "run", "status", "doctor", "uninstall"):
+    for command in ("enroll", "run", "status", "doctor", "signing-key", "uninstall"):
         assert f"trustsoc-agent {command}" in guide, command

@@ -6,10 +6,12 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 import pytest
 
+from agent.contract import SigningKey
 from agent.installation.overview import forwarder_status
 from tests.unit.agent.forwarder.conftest import lines_of, request
 from tests.unit.agent.installation.conftest import Host, Running, descendants, is_alive, wait_for
@@ -113,6 +115,31 @@ def test_a_hangup_reaches_the_forwarder_alone(host: Host, run: Run) -> None:
     with pytest.raises(AssertionError):
         send(host, "by the old one")
     assert agent.stop() == 0
+
+
+def test_a_signing_key_that_was_rotated_is_put_in_place_while_the_agent_runs(
+    host: Host, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert host.enrol() == 0
+    agent = run()
+    agent.wait_ready()
+    new = SigningKey("sk-2", "tss_sk-2_" + "s" * 43)
+    written = tmp_path / "secret"
+    written.write_text(f"{new.secret}\nSigning key sk-2 of agent web-1. Its secret is shown this once.\n")
+    # The server takes the new one alone from now on: whatever still came signed by the old one would be a trouble.
+    host.site.ingest.keys = {new.key_id: new.secret}
+    assert host.command("signing-key", "--secret-file", str(written)) == 0
+    assert "sk-2" in capsys.readouterr().out
+    assert host.places.state.joinpath("signing_key.json").stat().st_mode & 0o077 == 0
+    send(host, "by the new key")
+    wait_for(lambda: arrived(host) == ["by the new key"], f"the line:\n{agent.text()}", 60)
+    host.site.control.signing_key = new
+    host.site.control.troubles.clear()
+    assert agent.stop() == 0
+    assert "credentials were read anew, signing key sk-2" in agent.text()
+    for wrong in ("tse_good", "tss_sk-2_short", ""):
+        written.write_text(wrong)
+        assert host.command("signing-key", "--secret-file", str(written)) == 2
 
 
 def test_a_second_one_is_refused_and_settings_that_cannot_be_used_end_it(host: Host, run: Run) -> None:

@@ -18,14 +18,15 @@ from uuid import UUID
 import orjson
 import pytest
 
+from actors.rule_masking import RecordMasks, forms_of
 from agent.masking import Masker, MaskingKey
 from detect.batch import Batch, BatchOutput
 from detect.record import Entity, TenantId
 from detect.sigma import RuleMatcher, RuleSet, load_rule_set, starter_pack
 from detect.sigma.compiled import CompiledMatcher
+from detect.sigma.other_forms import with_forms
 from detect.tenant import TenantDetector
 from models.ewma import EwmaModel
-from serve.masking.rules import tokenised_rules
 from tests.evaluation_data import reader
 
 SECOND = 10**9
@@ -91,10 +92,12 @@ class Side:
 def sides() -> tuple[Side, Side]:
     own = [(f"starter/{path}", text) for path, text in starter_pack()]
     clear = load_rule_set([*own, ("guessing.yml", GUESSING), *reader().sigma_rules()])
-    masked = tokenised_rules(clear, Masker(KEY))
-    assert masked.changed > 100, "the public rules name addresses and people, or the literals were not looked at"
-    assert len(masked.lost) <= 5, masked.lost
-    return tuple(Side(rules, CompiledMatcher(rules.rules)) for rules in (clear, masked.rules))  # type: ignore[return-value]
+    forms = forms_of(clear, RecordMasks((KEY,), False, "test"))
+    changed, lost = [form for form in forms if form.forms], [form for form in forms if form.lost]
+    assert len(changed) > 100, "the public rules name addresses and people, or the literals were not looked at"
+    assert len(lost) <= 5, lost
+    masked = with_forms(clear, forms)
+    return tuple(Side(rules, CompiledMatcher(rules.rules)) for rules in (clear, masked))  # type: ignore[return-value]
 
 
 def bodies(name: str) -> Iterator[Any]:
