@@ -11,6 +11,7 @@ import hashlib
 import re
 import sys
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any, Literal, NamedTuple, NewType, Protocol
 from uuid import UUID
 
@@ -47,13 +48,14 @@ class RecordRef(NamedTuple):
         return cls(int(seq), int(position))
 
 
-class LogRecord(msgspec.Struct, frozen=True, gc=False):
+class LogRecord(msgspec.Struct, frozen=True, gc=False, eq=False):
     """One OTLP LogRecord (opentelemetry-proto logs/v1) with its resource and scope, untouched.
 
     `time_ns` is the event time that detection uses: the stated time, or the observed one where none was stated,
     clamped when it lies in the future of the journal's own receive time. `stated_ns` keeps what the sender wrote.
-    `trace_id` and `span_id` are lower-case hex, empty when absent. `sent` is the line of JSON that a body was read
-    from, where somebody has read it already and knows it; it is no part of the record.
+    `trace_id` and `span_id` are lower-case hex, empty when absent. `sent` is what a body that is a map was read from,
+    where that is known and all texts of the map stand in it: a line of JSON, or the pairs of a flat map as OTLP writes
+    them, in bytes. It is no part of the record.
     """
 
     ref: RecordRef
@@ -73,7 +75,15 @@ class LogRecord(msgspec.Struct, frozen=True, gc=False):
     event_name: str = ""
     dropped_attributes: int = 0
     time_mark: TimeMark = ""
-    sent: str = ""
+    sent: str | bytes = ""
+
+    def __eq__(self, other: object) -> bool:
+        """Equal records; what they were read from is no difference."""
+        if not isinstance(other, LogRecord):
+            return NotImplemented
+        return _parts_of(self) == _parts_of(other)
+
+    __hash__ = None  # type: ignore[assignment]  # `attributes` is a dict
 
 
 class Entity(NamedTuple):
@@ -144,8 +154,9 @@ class NormalizedRecord(msgspec.Struct, frozen=True, gc=False, eq=False):
         return text if isinstance(text, str) else ""
 
     @property
-    def sent_json(self) -> str:
-        """The JSON object that all texts in `fields` stand in, as their sender wrote it; empty where there is none."""
+    def sent(self) -> str | bytes:
+        """What all texts in `fields` stand in as their sender wrote it: a JSON object, or the bytes of a flat map in
+        OTLP; empty where there is none."""
         return ""
 
     def __eq__(self, other: object) -> bool:
@@ -162,6 +173,9 @@ class NormalizedRecord(msgspec.Struct, frozen=True, gc=False, eq=False):
             if entity.kind == kind and (role is None or entity.role == role):
                 return entity.value
         return None
+
+
+_parts_of = attrgetter(*(name for name in LogRecord.__struct_fields__ if name != "sent"))
 
 
 def _compared(item: NormalizedRecord) -> tuple[object, ...]:

@@ -50,13 +50,13 @@ class Plan(NamedTuple):
 
 class EventView(NormalizedRecord, frozen=True, gc=False, eq=False, kw_only=True):
     """The view of a Windows event. The first `own` fields are its own; `line` is its body, where that is a line beside;
-    `sent` the line of JSON that it was read from, where that is known.
+    `read_from` is what it was read from, where that is known (LogRecord.sent).
 
     The inherited attributes that are properties here hold nothing.
     """
 
     line: str
-    sent: str
+    read_from: str | bytes
     quick_fields: dict[str, Any]
     own: int
     plan: Plan
@@ -93,9 +93,10 @@ class EventView(NormalizedRecord, frozen=True, gc=False, eq=False, kw_only=True)
         return storable(self.line) if self.line else ""
 
     @property
-    def sent_json(self) -> str:
-        """The event's line, where nothing is in its fields but what it says: none of the sender's, no joined path."""
-        return self.sent if self.own == len(self.quick_fields) and self.plan.join is None else ""
+    def sent(self) -> str | bytes:
+        """What the event was read from, where nothing is in its fields but what that says: none of the sender's, no
+        joined path."""
+        return self.read_from if self.own == len(self.quick_fields) and self.plan.join is None else ""
 
     def _work_out(self) -> tuple[tuple[Entity, ...], Outcome, str | MessageSource]:
         plan, fields = self.plan, self.fields

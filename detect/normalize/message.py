@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from contextlib import suppress
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -66,12 +67,14 @@ class EventMessage(NamedTuple):
         """All values that are not empty, each cut at 1,024 characters, 4,096 in all."""
         parts = [f"{fields.get('Provider_Name') or self.title} {fields.get('EventID')}:"]
         length, most = 0, min(limit, _EVENT_LIMIT)
-        for number, (name, value) in enumerate(fields.items()):
-            if number >= self.own or length > most:
+        for name, value in islice(fields.items(), self.own):
+            if length > most:
                 break
-            if name in ("EventID", "Provider_Name") or value in (None, ""):
+            if (not value and value in (None, "")) or name in ("EventID", "Provider_Name"):
                 continue
-            part = f"{name}={value}"[:_VALUE_LIMIT]
+            part = f"{name}={value}"
+            if len(part) > _VALUE_LIMIT:
+                part = part[:_VALUE_LIMIT]
             length += len(part) + 1
             if length <= _EVENT_LIMIT:
                 parts.append(part)

@@ -79,7 +79,8 @@ class Normalizer:
     def normalize(self, record: LogRecord) -> NormalizedRecord:
         """The record's flat view, its entities, class and outcome."""
         body, attributes = record.body, record.attributes
-        parsed, sent = None, ""
+        parsed: dict[str, Any] | None = None
+        sent: str | bytes = ""
         if attributes and not _EVENT_SIGNS.isdisjoint(attributes):
             view = self._windows.view(record, attributes, _line_of(body), "")
         else:

@@ -69,17 +69,20 @@ class WindowsParser:
         self._attributes: Mapping[str, Any] = {}
         self._of_attributes: Fields = {}
 
-    def view(self, record: LogRecord, body: Mapping[str, Any], line: str, sent: str) -> NormalizedRecord | None:
+    def view(self, record: LogRecord, body: dict[str, Any], line: str, sent: str | bytes) -> NormalizedRecord | None:
         """The view of an event of a form seen before; None for any other, which `read` may know. The way most go.
 
-        `body` is the record's body or its attributes; then `line` is its body, where that is a line. `sent` is the line
-        of JSON that the body was read from; empty where that is not known.
+        `body` is the record's body, or a map read from its line, which nobody else needs any more, or its attributes;
+        then `line` is its body, where that is a line. `sent` is what the body was read from (LogRecord.sent); empty
+        where that is not known.
         """
         event = body.get("Event")
         known = self._flat(body) if event is None else self._nested(event)
         if known is None:
             return None
         plan, fields = known
+        if fields is body and (body is record.body or body is record.attributes):
+            fields = dict(fields)  # the record stays as it was sent
         if not NESTED_VALUES.isdisjoint(map(type, map(fields.__getitem__, plan.decisive))):
             settle(fields)
         logsource = self._carry_out(plan, fields)
@@ -94,7 +97,7 @@ class WindowsParser:
             "",
             plan.activity,
             line=line,
-            sent=sent,
+            read_from=sent,
             quick_fields=fields,
             own=own,
             plan=plan,
@@ -109,13 +112,14 @@ class WindowsParser:
         for name, value in self._of_attributes.items():
             fields.setdefault(name, value)
 
-    def _flat(self, body: Mapping[str, Any]) -> tuple[Plan, Fields] | None:
+    def _flat(self, body: dict[str, Any]) -> tuple[Plan, Fields] | None:
+        """The plan for a flat event of a form seen before, and the event itself."""
         number, channel = body.get("EventID"), body.get("Channel")
         # The exact types: True and 1.0 would be found under 1.
         if (number.__class__ is not int and number.__class__ is not str) or channel.__class__ is not str:
             return None
         plan = self._plans.get((tuple(body), channel, number))
-        return None if plan is None else (plan, dict(body))
+        return None if plan is None else (plan, body)
 
     def _nested(self, event: Any) -> tuple[Plan, Fields] | None:
         """The same of an EVTX converter's event, once `read` has seen one of its form."""

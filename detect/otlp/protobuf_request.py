@@ -15,6 +15,9 @@ from detect.otlp.raw_values import OddValue, pair_reader, request_class
 from detect.otlp.values import event_time
 from detect.record import AnyValue, LogRecord, Nanoseconds, RecordRef
 
+_NOTHING = b""
+_plain_tuple = tuple.__new__  # a named one would come by a call of its own
+
 
 def count_protobuf(payload: bytes) -> int:
     """The number of records in the request; raises UndecodableBatch unless `protobuf_records` would take it."""
@@ -37,14 +40,14 @@ def protobuf_records(batch: Batch, tolerance_ns: Nanoseconds) -> list[LogRecord]
 
 def proper_records(batch: Batch, tolerance_ns: Nanoseconds) -> list[LogRecord]:
     """The same, read by the schema proper; text that is not UTF-8 is mended. Raises UndecodableBatch."""
-    return _records(batch, tolerance_ns, _parse(batch.payload), _Reads(_attributes, _value))
+    return _records(batch, tolerance_ns, _parse(batch.payload), _Reads(_attributes, _proper_body))
 
 
 class _Reads(NamedTuple):
-    """How the attributes and bodies of a request are read."""
+    """How the attributes and bodies of a request are read; with a body comes what it was read from (LogRecord.sent)."""
 
     attributes: Callable[[Any], dict[str, AnyValue]]
-    body: Callable[[Any], AnyValue]
+    body: Callable[[Any], tuple[AnyValue, bytes]]
 
 
 def _records(batch: Batch, tolerance_ns: Nanoseconds, request: Any, read: _Reads) -> list[LogRecord]:
@@ -59,16 +62,18 @@ def _records(batch: Batch, tolerance_ns: Nanoseconds, request: Any, read: _Reads
                 stated, observed = record.time_unix_nano, record.observed_time_unix_nano
                 time_ns, mark = event_time(stated, observed, received, tolerance_ns)
                 body, pairs, trace_id, span_id = record.body, record.attributes, record.trace_id, record.span_id
+                text = body.string_value
+                value, sent = (text, _NOTHING) if text else body_of(body)
                 add(
                     LogRecord(
-                        RecordRef(seq, len(records)),
+                        _plain_tuple(RecordRef, (seq, len(records))),
                         time_ns,
                         stated,
                         observed,
                         received,
                         record.severity_number,
                         record.severity_text,
-                        body.string_value or body_of(body),
+                        value,
                         attributes(pairs) if pairs else {},
                         resource,
                         scope,
@@ -78,6 +83,7 @@ def _records(batch: Batch, tolerance_ns: Nanoseconds, request: Any, read: _Reads
                         record.event_name,
                         record.dropped_attributes_count,
                         mark,
+                        sent,
                     )
                 )
     return records
@@ -101,14 +107,26 @@ def _raw_attributes() -> Callable[[Any], dict[str, AnyValue]]:
     return lambda pairs: dict(map(known, pairs))
 
 
-def _raw_body(body: Any) -> AnyValue:
+def _raw_body(body: Any) -> tuple[AnyValue, bytes]:
+    # A slice is made in one go, a list item by item; of another kind of body it is empty.
+    pairs = body.kvlist_value.values[:]
+    if pairs:
+        reader = pair_reader()
+        maps = reader.maps
+        value = dict(map(reader.__getitem__, pairs))
+        # To rules a map inside is JSON, of which not all stands in the bytes.
+        return value, b"".join(pairs) if reader.maps == maps else _NOTHING
     match body.WhichOneof("value"):
         case "kvlist_value":
-            return dict(map(pair_reader().__getitem__, list(body.kvlist_value.values)))
+            return {}, _NOTHING
         case "array_value":
-            return pair_reader().items_of(body.array_value.values, 1)
+            return pair_reader().items_of(body.array_value.values, 1), _NOTHING
         case _:
-            return _value(body)
+            return _value(body), _NOTHING
+
+
+def _proper_body(body: Any) -> tuple[AnyValue, bytes]:
+    return _value(body), _NOTHING
 
 
 def _attributes(pairs: Any) -> dict[str, AnyValue]:

@@ -21,7 +21,7 @@ from opentelemetry.proto.resource.v1 import resource_pb2
 from detect.record import AnyValue
 
 MAX_REMEMBERED: Final = 8_000
-"""Attributes in one of two generations."""
+"""Attributes, and as many heads of such."""
 MAX_REMEMBERED_LISTS: Final = 1_000
 MAX_REMEMBERED_BYTES: Final = 256
 """Longer attributes are read each time that they come: they rarely come again."""
@@ -44,34 +44,64 @@ class PairReader(dict[bytes, tuple[str, AnyValue]]):
 
     def __init__(self) -> None:
         super().__init__()
-        self._old: dict[bytes, tuple[str, AnyValue]] = {}
+        # Key, size of the whole, where the value begins, and the length of a text.
+        self._heads: dict[bytes, tuple[str, int, int, int | None]] = {}
         self._keys: dict[bytes, str] = {}
         self._lists: dict[bytes, tuple[str, list[Any]]] = {}
+        self.maps = 0
+        """How many maps were read so far: who reads a body sees by it whether the body holds one."""
 
     def __missing__(self, raw: bytes) -> tuple[str, AnyValue]:
         size = len(raw)
         if size > MAX_REMEMBERED_BYTES:
             start = _long_text(raw, size)
             return (self._key(raw), raw[start:].decode()) if start else self.read(raw, 0)
-        pair = self._old.get(raw)
-        if pair is None:
-            start = _short_text(raw, size)
-            if start:
-                pair = self._key(raw), raw[start:].decode()
-            elif (known := self._lists.get(raw)) is not None:
-                return known[0], known[1].copy()
-            else:
-                pair = self.read(raw, 0)
-        if not isinstance(pair[1], list | dict):
-            if len(self) >= MAX_REMEMBERED:
-                self._old = dict(self)
-                self.clear()
-            self[raw] = pair
-        elif isinstance(pair[1], list) and not any(isinstance(item, list | dict) for item in pair[1]):
+        # Most values that are new are short texts and integers, of a key and of a length that have come before: what
+        # stands before such a value is known byte by byte.
+        known = self._heads.get(raw[: raw[1] + 5]) if size > 1 else None
+        if known is None or known[1] != size:
+            return self._first(raw, size)
+        key, _, start, length = known
+        pair: tuple[str, AnyValue]
+        if length is None:
+            pair = key, _integer(raw, start, size)
+        elif raw[start - 1] == length:
+            pair = key, raw[start:].decode()
+        else:
+            return self._first(raw, size)
+        if len(self) >= MAX_REMEMBERED:
+            self.clear()
+        self[raw] = pair
+        return pair
+
+    def _first(self, raw: bytes, size: int) -> tuple[str, AnyValue]:
+        """The pair of what is neither, or is the first with its head."""
+        known = self._lists.get(raw)
+        if known is not None:
+            return known[0], known[1].copy()
+        pair = self.read(raw, 0)
+        kind = pair[1].__class__
+        if kind is list:
+            self._remember_list(raw, pair)
+        elif kind is not dict:
+            self._remember(raw, pair)
+        if (kind is str or kind is int) and raw[raw[1] + 3] < 128:
+            if len(self._heads) >= MAX_REMEMBERED:
+                self._heads.clear()
+            start = raw[1] + (6 if kind is str else 5)
+            self._heads[raw[: raw[1] + 5]] = pair[0], size, start, size - start if kind is str else None
+        return pair
+
+    def _remember(self, raw: bytes, pair: tuple[str, AnyValue]) -> None:
+        if len(self) >= MAX_REMEMBERED:
+            self.clear()
+        self[raw] = pair
+
+    def _remember_list(self, raw: bytes, pair: tuple[str, Any]) -> None:
+        if not any(isinstance(item, list | dict) for item in pair[1]):
             if len(self._lists) >= MAX_REMEMBERED_LISTS:
                 self._lists.clear()
             self._lists[raw] = pair[0], pair[1].copy()
-        return pair
 
     def _key(self, raw: bytes) -> str:
         """The key that stands first: one and the same string for all pairs, so that maps need not compare it."""
@@ -120,7 +150,10 @@ class PairReader(dict[bytes, tuple[str, AnyValue]]):
         if last != end or level >= _MAX_LEVELS:
             raise OddValue
         items = list_class().FromString(raw[first:last]).values
-        return self.items_of(items, level + 1) if raw[start] == _ARRAY else self.pairs(items, level + 1)
+        if raw[start] == _ARRAY:
+            return self.items_of(items, level + 1)
+        self.maps += 1
+        return self.pairs(items, level + 1)
 
     def items_of(self, items: Any, level: int) -> list[AnyValue]:
         """The list of so many AnyValues. Raises OddValue, UnicodeDecodeError."""
@@ -143,20 +176,9 @@ class PairReader(dict[bytes, tuple[str, AnyValue]]):
         return pair if isinstance(pair[1], list | dict) else self[raw]
 
 
-def _short_text(raw: bytes, size: int) -> int:
-    """Where the text begins that is the value, if it is one of less than 126 bytes, as most are; 0 for any other."""
-    if size < 8 or raw[0] != _KEY:
-        return 0
-    value = raw[1] + 2
-    if value + 4 > size or value > 129 or raw[value] != _VALUE or raw[value + 2] != _STRING:
-        return 0
-    if raw[value + 1] != size - value - 2 or raw[value + 3] != size - value - 4 or raw[value + 1] > 127:
-        return 0
-    return value + 4
-
-
 def _long_text(raw: bytes, size: int) -> int:
-    """The same for a text of 128 to 16,380 bytes, whose lengths take two bytes each."""
+    """Where the text begins that is the value, if it is one of 128 to 16,380 bytes, whose lengths take two bytes each;
+    0 for any other value."""
     value = raw[1] + 2
     if raw[0] != _KEY or value > 129 or raw[value] != _VALUE or raw[value + 3] != _STRING:
         return 0
@@ -198,13 +220,15 @@ def _scalar(raw: bytes, kind: int, start: int, end: int) -> AnyValue:
 
 def _integer(raw: bytes, place: int, end: int) -> int:
     number = shift = 0
-    while True:
+    while place < end:
         byte = raw[place]
         place += 1
         number |= (byte & 127) << shift
         if byte < 128:
             break
         shift += 7
+    else:
+        raise OddValue
     if place != end or number >= 1 << 64:
         raise OddValue
     return number - (1 << 64) if number >> 63 else number

@@ -206,8 +206,14 @@ _Link = tuple[int, Any]
 """The place of an entry of a chain, and the link before it; None before the first."""
 
 
+_UNENDED = ()
+"""The memo of a group without a match that could end the chain: one object for all groups, so that most matches look at
+nothing of their group that has left the processor's caches."""
+
+
 class ChainJudge:
-    """temporal_ordered: enough sources in their order, or all of an alternative's. Memo: see measures.Chains."""
+    """temporal_ordered: enough sources in their order, or all of an alternative's. Memo: see measures.Chains; of one
+    chain, `_UNENDED` before it can have an end."""
 
     lasting = True
 
@@ -224,16 +230,27 @@ class ChainJudge:
 
     def _judge_chain(self, group: Group, entry: Entry) -> bool:
         """The one chain of all sources: a source's number is its place."""
-        starts: list[Nanoseconds] | None = group.memo
-        if starts is None:
-            starts = group.memo = [LONG_AGO] * len(self._chains[0])
-            for item in group.entries:
-                place = item[2]
-                starts[place] = starts[place - 1] if place else item[0]
+        starts: list[Nanoseconds] | tuple[()] | None = group.memo
+        place = entry[2]
+        if starts is _UNENDED and place != self._last:
+            return False
+        if not starts:
+            starts = group.memo = self._chain_of(group)
+            if not starts:
+                return False
         else:
-            place = entry[2]
             starts[place] = starts[place - 1] if place else entry[0]
         return starts[self._last] >= entry[0] - self._span_ns
+
+    def _chain_of(self, group: Group) -> list[Nanoseconds] | tuple[()]:
+        """The memo of the one chain, from the entries."""
+        starts = [LONG_AGO] * len(self._chains[0])
+        ended = False
+        for item in group.entries:
+            place = item[2]
+            starts[place] = starts[place - 1] if place else item[0]
+            ended = ended or place == self._last
+        return starts if ended else _UNENDED
 
     def _judge_alternatives(self, group: Group, entry: Entry) -> bool:
         starts: list[list[Nanoseconds]] | None = group.memo
@@ -244,7 +261,9 @@ class ChainJudge:
         horizon_ns = entry[0] - self._span_ns
         return any(chain[-1] >= horizon_ns for chain in starts)
 
-    def take_late(self, group: Group, _: Entry) -> bool:
+    def take_late(self, group: Group, entry: Entry) -> bool:
+        if group.memo is _UNENDED and entry[2] != self._last:
+            return False
         group.memo = None
         return len({item[2] for item in group.entries}) >= self.least
 

@@ -25,13 +25,14 @@ def relation_judge(atom: Atom) -> Judge:
     other, folds = reference.field, reference.mode == "equals" and not cased
 
     def judge(record: NormalizedRecord) -> bool:
-        fields = record.fields
+        # Of what is a text, or is not there, the quick fields say the same as the others, which few records need.
+        fields = record.quick_fields
         mine, others = fields.get(field), fields.get(other)
         if mine is None or others is None:
             return False
         if isinstance(mine, str) and isinstance(others, str):
             if folds:
-                return mine.lower() == others.lower()
+                return mine == others or mine.lower() == others.lower()
             return reference_holds(reference, mine, others, cased=cased)
         return holds(atom, record)
 

@@ -6,7 +6,7 @@ literal of UTF-8 is found exactly where it stands in the text.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -18,21 +18,31 @@ from detect.sigma.syntax import Regex
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_ ")
 # Numbers from here on stand for anchored literals; Hyperscan's are of 32 bits.
 _FIRST_ANCHORED = 1 << 31
+_SHORT_END = 4
+"""Bytes of an end (`.exe`) that stands in so many texts anywhere that Hyperscan is told where it must stand."""
 
 
 def _expression(data: bytes) -> bytes:
     return b"".join(bytes((byte,)) if byte in _PLAIN else b"\\x%02x" % byte for byte in data)
 
 
-def _note(number: int, _start: int, _end: int, _flags: int, found: list[int]) -> None:
-    found.append(number)
+def _expression_of(literal: AnchoredLiteral) -> bytes:
+    return _expression(literal.data) + (rb"\z" if _is_short_end(literal) else b"")
+
+
+def _is_short_end(literal: AnchoredLiteral) -> bool:
+    return literal.anchor == "end" and len(literal.data) <= _SHORT_END
+
+
+def _note(number: int, _start: int, _end: int, _flags: int, add: Callable[[int], object]) -> None:
+    add(number)
 
 
 class HyperscanFinder:
     """A compiled database with memory to scan in.
 
-    It looks for all literals anywhere; whether those with an anchor stand where they must is seen afterwards. Anchors
-    of Hyperscan's own would make compiling ten times as long, and scanning no quicker.
+    It looks for most literals anywhere; whether those with an anchor stand where they must is seen afterwards. Anchors
+    of Hyperscan's own for all of them would make compiling ten times as long, and scanning no quicker.
     """
 
     def __init__(self, database: hyperscan.Database, literals: Sequence[AnchoredLiteral]) -> None:
@@ -45,7 +55,7 @@ class HyperscanFinder:
     def find(self, data: bytes | bytearray) -> list[int]:
         """See LiteralFinder."""
         found: list[int] = []
-        self._scan(data, _note, 0, found, self._scratch)
+        self._scan(data, _note, 0, found.append, self._scratch)
         if not self._names or self._names.isdisjoint(found):
             return found
         numbers = []
@@ -77,7 +87,8 @@ def _flags_of(regex: Regex) -> int:
 def _named(literals: Sequence[AnchoredLiteral]) -> Iterator[tuple[int, AnchoredLiteral]]:
     """Each literal with the number that Hyperscan knows it by."""
     for place, literal in enumerate(literals):
-        yield literal.number if literal.anchor == "within" else _FIRST_ANCHORED + place, literal
+        is_told = literal.anchor == "within" or _is_short_end(literal)
+        yield literal.number if is_told else _FIRST_ANCHORED + place, literal
 
 
 class HyperscanEngine:
@@ -98,7 +109,7 @@ class HyperscanEngine:
         named = list(_named(literals))
         database = hyperscan.Database(mode=hyperscan.HS_MODE_BLOCK)
         database.compile(
-            expressions=[_expression(literal.data) for _, literal in named],
+            expressions=[_expression_of(literal) for _, literal in named],
             ids=[name for name, _ in named],
             elements=len(named),
             flags=hyperscan.HS_FLAG_SINGLEMATCH | (hyperscan.HS_FLAG_CASELESS if caseless else 0),

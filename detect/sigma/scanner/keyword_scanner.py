@@ -2,8 +2,9 @@
 
 The values are packed one after the other as UTF-8 (MessagePack, which escapes nothing) and scanned without regard to
 the case of ASCII letters. That finds a little too much, such as a piece of a pattern, so what is found is judged again
-on the texts themselves; it never finds too little. Where all texts of a record stand in one line of JSON, that line is
-scanned before, for pieces of the keywords that JSON writes as they are: mostly there are none, and no value is touched.
+on the texts themselves; it never finds too little. Where all texts of a record stand in what it was read from, which
+is a line of JSON or the bytes of a flat map, that is scanned before, for pieces of the keywords that JSON writes as
+they are (OTLP writes all so): mostly there are none, and no value is touched.
 """
 
 from __future__ import annotations
@@ -57,18 +58,16 @@ class KeywordScanner:
             literals += [AnchoredLiteral(_FOLDED_NUMBER, letter, "within") for letter in _FOLDED]
         self._finder = shelf.finder(literals, caseless=True)
         self._is_aided = not self._unaided and not self._of_numbers
-        self._of_json = _json_finder(atoms.values(), shelf) if self._is_aided else None
+        self._of_sent = _sent_finder(atoms.values(), shelf) if self._is_aided else None
         self._encode = msgspec.msgpack.Encoder().encode_into
         self._buffer = bytearray()
 
     def truths(self, record: NormalizedRecord) -> frozenset[int]:
         """The numbers of the keywords that are true of the record: of its line, or of a value."""
-        if (
-            self._of_json is not None
-            and (sent := record.sent_json)
-            and not self._of_json.find(sent.encode("utf-8", "surrogatepass"))
-        ):
-            return _NONE
+        if self._of_sent is not None and (sent := record.sent):
+            data = sent if isinstance(sent, bytes) else sent.encode("utf-8", "surrogatepass")
+            if not self._of_sent.find(data):
+                return _NONE
         try:
             self._encode((record.own_text, *record.fields.values()), self._buffer)
         except (ValueError, OverflowError, TypeError, RecursionError):
@@ -141,8 +140,9 @@ def _is_of_numbers(piece: str) -> bool:
     return _OF_NUMBERS.issuperset(piece) or any(piece in word for word in _WORDS_OF_NUMBERS)
 
 
-def _json_finder(atoms: Iterable[Atom], shelf: FinderShelf) -> LiteralFinder | None:
-    """Finds something in every line of JSON with a text of which a keyword is true; None where that is not known."""
+def _sent_finder(atoms: Iterable[Atom], shelf: FinderShelf) -> LiteralFinder | None:
+    """Finds something in every line of JSON, and in the bytes of every flat map, with a text of which a keyword is
+    true; None where that is not known."""
     signs = {*_FOLDED, *_ESCAPES}
     for atom in atoms:
         pieces = [_plain_piece(text) for text in _texts(atom)]

@@ -10,8 +10,12 @@ import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
+from bench.otlp_values import any_value, attribute
+from detect.batch import Batch
 from detect.normalize import default_normalizer
+from detect.otlp import decode
 from detect.sigma.regex import BadRegex, compiled
 from detect.sigma.regex import found as found_by_re2
 from detect.sigma.scanner import (
@@ -331,8 +335,44 @@ def test_keywords_of_an_event_that_was_sent_as_json(
     sent = msgspec.structs.replace(plain.record, attributes=attributes, **given)
     views = [normalizer.normalize(sent) for _ in range(2)]
     says_more = "note" in attributes or ("f" in attributes and "f" not in event)
-    assert views[1].sent_json == ("" if says_more else body)
+    assert views[1].sent == ("" if says_more else body)
     numbered = dict(enumerate(JSON_KEYWORDS))
+    for engine in ENGINES.values():
+        scanner = KeywordScanner(numbered, FinderShelf(engine))
+        for view in views:
+            sought = list(searchable_texts(view))
+            expected = {number for number, atom in numbered.items() if any(atom_holds(atom, text) for text in sought)}
+            assert scanner.truths(view) == expected
+
+
+map_values = json_words | st.sampled_from([5, True, None, 1e3, b"mimi::katz", b"\xffkiwi", b"\xfbZI\x9e"])
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from("fgh"),
+        map_values | st.lists(map_values, max_size=2) | st.dictionaries(st.sampled_from("ab"), map_values, max_size=2),
+    ),
+    st.sampled_from([{}, {"log.file.path": "needle"}, {"note": "needle"}]),
+)
+@example({"f": "mimi::katz", "g": ["KIWI"]}, {})
+@example({"f": {"a": None}, "g": "x"}, {})
+@example({"f": {"a": b"\xfbZI\x9e"}}, {})
+@example({"f": [{"a": None}]}, {})
+@example({}, {"note": "needle"})
+def test_keywords_of_an_event_that_was_sent_as_a_map(fields: dict[str, Any], attributes: dict[str, str]) -> None:
+    event = {"EventID": 1, "Channel": "Security", **fields}
+    request = ExportLogsServiceRequest()
+    sent = request.resource_logs.add().scope_logs.add().log_records.add(body=any_value(event))
+    sent.attributes.extend(attribute(key, value) for key, value in attributes.items())
+    [decoded] = decode(Batch(1, 0, "otlp_protobuf", request.SerializeToString()))
+    normalizer = default_normalizer()
+    views = [normalizer.normalize(decoded) for _ in range(2)]
+    listed = [item for value in fields.values() if isinstance(value, list) for item in value]
+    holds_map = any(isinstance(value, dict) for value in [*fields.values(), *listed])
+    assert bool(views[1].sent) == (not holds_map and "note" not in attributes)
+    # To a rule, a map inside is JSON, with its null and its bytes in base64.
+    numbered = dict(enumerate([*JSON_KEYWORDS, Atom(None, "contains", "null"), Atom(None, "contains", "+1pjng")]))
     for engine in ENGINES.values():
         scanner = KeywordScanner(numbered, FinderShelf(engine))
         for view in views:

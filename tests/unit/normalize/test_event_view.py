@@ -26,6 +26,8 @@ RULES = loaded(
             "s: {ProcessId|exists: true}\nt: {md5|exists: true}\ncondition: s or not t",
             "s: {message|contains: image}\ncondition: s",
             "s: ['a\\\\b', '-']\ncondition: s",
+            "s: {Image|fieldref: User}\ncondition: s",
+            "s: {User|fieldref|contains: Image}\ncondition: s",
             "s: {EventID: 4688, TargetObject|contains: a}\ncondition: s",
         )
     )
@@ -88,3 +90,10 @@ def test_the_same_rules_match_by_the_few_fields_that_they_look_at(events: list[d
     for event in [*events, *events]:
         first, view = views(record(nested(event) if wrapped else event))
         assert matcher.match(view) == naive.match(worked_out(first))
+
+
+def test_an_element_is_compared_with_another_field_by_its_text() -> None:
+    _, view = views(record({**PROCESS, "Image": {"#text": "C:\\A.exe"}, "ParentImage": "c:\\a.EXE"}))
+    assert view.quick_fields["Image"] == {"#text": "C:\\A.exe"}
+    rules = loaded(rule_text("s: {Image|fieldref: ParentImage}\ncondition: s", logsource="{product: windows}")).rules
+    assert len(CompiledMatcher(rules).match(view)) == len(NaiveMatcher(rules).match(view)) == 1

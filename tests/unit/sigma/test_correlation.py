@@ -66,6 +66,23 @@ def test_the_window_slides_and_includes_both_ends(times: tuple[float, ...], fire
     assert bool(run(detector, [seen("fail", at, n) for n, at in enumerate(times)])) is fires
 
 
+@pytest.mark.parametrize(
+    ("stream", "fires"),
+    [
+        ([("fail", 0), ("fail", 10), ("fail", 20), ("pass", 30)], True),
+        ([("fail", 0), ("fail", 10), ("fail", 20), ("pass", 15)], True),
+        ([("fail", 10), ("fail", 20), ("pass", 5), ("fail", 0)], True),
+        ([("fail", 10), ("fail", 20), ("fail", 5), ("pass", 30)], True),
+        ([("fail", 10), ("fail", 20), ("fail", 30), ("pass", 5)], False),
+        ([("fail", 0), ("fail", 1), ("fail", 2), ("pass", 62.5)], False),
+    ],
+)
+def test_a_chain_ends_with_its_last_rule_however_late_that_comes(stream: list[tuple[str, float]], fires: bool) -> None:
+    body = "type: temporal_ordered\nrules: [fail, pass]\ngroup-by: [src_ip]\ntimespan: 60s"
+    detector = SigmaDetector(TENANT, loaded(FAIL, PASS, correlation(body)))
+    assert bool(run(detector, [seen(kind, at, place) for place, (kind, at) in enumerate(stream)])) is fires
+
+
 def test_referenced_rules_stay_silent_unless_generate_is_said() -> None:
     silent = SigmaDetector(TENANT, loaded(FAIL, three_failures()))
     assert silent.observe(seen("fail", 0, 0)) == []
