@@ -15,7 +15,19 @@ from bench.system import running_system
 from cluster.llm_setup import llm_support
 
 # Each starts what it needs and keeps its own figures; some must be the first to import Ray.
-_APART = ("copy_rows", "tenants", "sigma", "hunt", "sigma_system", "fairness", "nodes")
+_APART = (
+    "copy_rows",
+    "tenants",
+    "sigma",
+    "hunt",
+    "sigma_system",
+    "fairness",
+    "nodes",
+    "forwarder",
+    "agent_latency",
+    "agents",
+    "masking",
+)
 
 
 def main() -> int:

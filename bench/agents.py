@@ -280,7 +280,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0)
     given = parser.parse_args()
     figures = asyncio.run(measure(given.agents, given.seconds))
-    keep(figures, "agents")
+    keep(figures)
     show(figures)
     return 0 if all(figure.holds for figure in figures) else 1
 

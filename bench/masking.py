@@ -2,7 +2,7 @@
 
 Each request has 1,000 records and is masked from its bytes to bytes, in protobuf, as collectors send it. Lines are of
 the evaluation data; `repeats` masks the same requests again with a warm masker, the way of a host that says the same
-things over and over. Keeps bench/results/masking.json.
+things over and over. Keeps bench/results/latest.json.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def main() -> int:
     parser: Any = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="the lowest of so many counts (default: 5)")
     figures = measure(parser.parse_args().rounds)
-    keep(figures, "masking")
+    keep(figures)
     show(figures)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     sys.stdout.write(f"peak of this process, evaluation data included: {peak:.0f} MiB\n")

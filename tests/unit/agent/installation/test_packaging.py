@@ -16,9 +16,7 @@ GUARD = ROOT / "packaging" / "systemd" / "trustsoc-agent-guard"
 IMPORTED = {"google": "protobuf", "opentelemetry": "opentelemetry-proto", "yaml": "pyyaml"}
 
 
-def listed() -> set[str]:
-    lines = (ROOT / "packaging" / "agent-requirements.txt").read_text().splitlines()
-    return {line.partition(">=")[0] for line in lines if not line.startswith("#")}
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def test_a_host_needs_what_the_agent_imports_and_nothing_else() -> None:
@@ -31,11 +29,18 @@ def test_a_host_needs_what_the_agent_imports_and_nothing_else() -> None:
             found |= {name.partition(".")[0] for name in names}
     foreign = {IMPORTED.get(name, name) for name in found - set(sys.stdlib_module_names) - {"agent"}}
     # The listener is uvicorn's protocol over httptools, which uvicorn imports.
-    assert listed() == foreign | {"httptools"}
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    assert {
-        line for line in (ROOT / "packaging" / "agent-requirements.txt").read_text().split() if ">=" in line
-    } <= set(project)
+    assert {line.partition(">=")[0] for line in PROJECT["dependencies"]} == foreign | {"httptools"}
+
+
+def test_what_a_host_installs_is_locked_and_the_same_as_on_the_server() -> None:
+    def locked(name: str) -> set[str]:
+        lines = (ROOT / "requirements" / name).read_text().splitlines()
+        return {line.partition(" ")[0] for line in lines if "==" in line and not line.startswith("#")}
+
+    names = {line.partition("==")[0] for line in locked("agent.txt")}
+    assert names >= {line.partition(">=")[0] for line in PROJECT["dependencies"]}
+    assert not names & {"ray", "asyncpg", "fastapi", "pydantic"}
+    assert locked("agent.txt") <= locked("base.txt")
 
 
 def test_a_command_is_chosen_before_anything_is_imported() -> None:
