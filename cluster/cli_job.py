@@ -58,7 +58,7 @@ def job_create(  # noqa: PLR0913, PLR0917 - an option each
         list[str] | None, typer.Option("--arg", "-a", metavar="NAME=VALUE", help="Numbers are sent as numbers.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
-    lifetime: Annotated[int, typer.Option("--lifetime", metavar="SECONDS", min=60, help="Not begun later.")] = 3600,
+    lifetime: Annotated[int, typer.Option("--lifetime", metavar="SECONDS", min=10, help="Not begun later.")] = 3600,
     waves: Annotated[str, typer.Option("--waves", metavar="PERCENTS", help="They grow to 100.")] = "10,50,100",
     gate: Annotated[int, typer.Option("--gate", metavar="SECONDS", min=0, help="Wait after each wave.")] = 300,
     most_failures: Annotated[int, typer.Option("--most-failures", min=0, help="More stop the rollout.")] = 0,

@@ -6,11 +6,9 @@ It is `trustsoc-agent` itself in two folders of the data directory: collector, f
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -19,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+from agent.child import die_with_parent
 from agent.collector import CollectorError, CollectorProfile, find_binary, render_profile
 from agent.controller.identity import IdentityError, IdentityFolder
 from agent.installation.enrolment import Enrolling, enrol_host
@@ -38,7 +37,6 @@ _POLL_S: Final = 0.1
 # The agent gives its forwarder 45 s to end before it kills it.
 _STOP_S: Final = 60.0
 _OPEN_STATES: Final = {"awaiting_approval", "queued", "leased", "running"}
-_PR_SET_PDEATHSIG: Final = 1
 
 
 class DemoAgent:
@@ -132,7 +130,7 @@ class DemoAgent:
                 env=environment,
                 # Ctrl-C goes to the demo alone, which keeps the order: the agent ends before what it sends to.
                 start_new_session=True,
-                preexec_fn=_die_with_parent(),  # noqa: PLW1509  # only system calls, made ready before the fork
+                preexec_fn=die_with_parent(),  # noqa: PLW1509  # only system calls, made ready before the fork
             )
 
     def _pinged(self) -> dict[str, Any]:
@@ -174,16 +172,3 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _die_with_parent() -> Callable[[], None]:
-    """For the child, before it becomes the agent: it is asked to end when the demo does, even by SIGKILL (Linux)."""
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    parent = os.getpid()
-
-    def arrange() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return arrange

@@ -22,6 +22,8 @@ _MOST_DEPTH = 100  # as protobuf's own parsers have it
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _VARINT, _CHUNK, _GROUP, _GROUP_END = 0, 2, 3, 4
 _FIXED = {1: 8, 5: 4}
+# Bytes of a tag or length, which have 32 bits, and of a value.
+_SHORT, _LONG = 5, 10
 
 
 class Undecodable(ValueError):
@@ -129,12 +131,12 @@ class _Walk:
 
 def _field(content: bytes, position: int, end: int) -> tuple[int, int, int]:
     """The tag of the field at this place, and where its value begins and ends. Raises IndexError."""
-    tag, value = _varint(content, position)
+    tag, value = _varint(content, position, _SHORT)
     kind = tag & 7
-    if tag < 8:
-        raise IndexError("no field has the number 0")
+    if not 8 <= tag < 1 << 32:
+        raise IndexError("no field has the number 0, or one so large")
     if kind == _CHUNK:
-        size, value = _varint(content, value)
+        size, value = _varint(content, value, _SHORT)
         after = value + size
     elif kind == _VARINT:
         after = _varint(content, value)[1]
@@ -155,7 +157,7 @@ def _end_of_group(content: bytes, position: int, end: int, number: int) -> int:
     while begun:
         if len(begun) > _MOST_DEPTH:
             raise IndexError("nests too deeply")
-        tag, value = _varint(content, position)
+        tag, value = _varint(content, position, _SHORT)
         if tag & 7 == _GROUP:
             begun.append(tag >> 3)
         elif tag & 7 != _GROUP_END:
@@ -166,12 +168,13 @@ def _end_of_group(content: bytes, position: int, end: int, number: int) -> int:
     return position
 
 
-def _varint(content: bytes, position: int) -> tuple[int, int]:
+def _varint(content: bytes, position: int, most: int = _LONG) -> tuple[int, int]:
+    """The number at this place, of at most so many bytes, and where it ends. Raises IndexError."""
     value = shift = 0
     while (byte := content[position]) >= 128:
         value |= (byte & 127) << shift
         position, shift = position + 1, shift + 7
-        if shift > 63:
+        if shift >= 7 * most:
             raise IndexError("no number has so many bytes")
     return value | byte << shift, position + 1
 

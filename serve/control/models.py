@@ -153,7 +153,7 @@ class NewJobRequest(Model):
     dry_run: bool = False
     idempotency_key: str | None = Field(default=None, pattern=r"^[!-~]{1,120}$")
     not_before: AwareDatetime | None = None
-    lifetime_s: int = Field(default=3600, ge=60, le=2_505_600, description="From when it may begin.")
+    lifetime_s: int = Field(default=3600, ge=10, le=2_505_600, description="From when it may begin.")
     max_attempts: int = Field(default=3, ge=1, le=20)
     waves: list[Annotated[int, Field(ge=1, le=100)]] = Field(default=[10, 50, 100], min_length=1, max_length=20)
     gate_s: int = Field(default=300, ge=0, le=86_400)

@@ -85,7 +85,7 @@ CREATE TABLE rollouts (
     waves          integer[] NOT NULL CHECK (cardinality(waves) BETWEEN 1 AND 20),
     gate_s         integer NOT NULL CHECK (gate_s BETWEEN 0 AND 86400),
     most_failures  integer NOT NULL CHECK (most_failures >= 0),
-    lifetime_s     integer NOT NULL CHECK (lifetime_s BETWEEN 60 AND 2592000),
+    lifetime_s     integer NOT NULL CHECK (lifetime_s BETWEEN 10 AND 2592000),
     agents         integer NOT NULL CHECK (agents > 0),
     wave           integer NOT NULL DEFAULT 0,
     failures       integer NOT NULL DEFAULT 0,

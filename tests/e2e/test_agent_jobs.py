@@ -78,8 +78,8 @@ def fleet(system: System, relay: Relay, tmp_path_factory: pytest.TempPathFactory
             lead_control_to(host, edge.url)
             host.start_forwarder()
             edge.withhold = True
-            overdue = host.job("RULES_RELOAD", lifetime_s=60)
             host.start_controller()
+            overdue = host.job("RULES_RELOAD", lifetime_s=20)
             wait_for(lambda: edge.kept, "the job that the edge keeps back", 60)
             edge.withhold = False
             yield Fleet(host, other, edge, relay, approver, overdue)
@@ -275,7 +275,7 @@ def test_a_good_configuration_is_taken_and_a_bad_one_rolled_back_to_it(fleet: Fl
 
 
 def test_a_job_that_was_kept_back_until_it_was_over_is_not_run(fleet: Fleet) -> None:
-    """The edge has it since the first moment of these tests; by now, or soon, its minute is over."""
+    """The edge has it since the first moment of these tests; by now its seconds are over."""
     host, edge = fleet.host, fleet.edge
     host.stop_controller()
     lead_control_to(host, edge.url)

@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agent.forwarder import otlp_check
@@ -105,6 +105,8 @@ def test_any_protobuf_like_bytes_are_judged_alike(noise: bytes, place: int, chan
 
 
 @given(st.binary(max_size=80), st.integers(0, 400), st.binary(max_size=3), st.integers(0, 60))
+@example(b"\xc1\x80\x80\x80\x10" + b"\0" * 4, 0, b"", 0)  # a tag of more than 32 bits, and one of more than five bytes
+@example(b"\xc1\x80\x80\x80\x80\x00" + b"\0" * 8, 0, b"", 0)
 def test_parsing_in_pieces_takes_what_parsing_the_whole_does(
     noise: bytes, place: int, change: bytes, piece: int
 ) -> None:
