@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import shlex
 import socket
 from pathlib import Path
 from typing import Literal
@@ -79,7 +80,13 @@ class Settings(BaseSettings):
     job_key_dir: Path | None = Field(default=None, description="Keys that sign jobs; default: in the data folder.")
     agent_url: str = Field(default="", description="Address that agents are told; default: our own TLS port.")
     agent_authority: Literal["embedded", "external"] = Field(
-        default="embedded", description="external: certificates of agents are signed elsewhere, not here."
+        default="embedded", description="external: a program of yours has certificates of agents signed elsewhere."
+    )
+    agent_authority_command: str = Field(
+        default="", description="That program: see serve/control/external_authority.py."
+    )
+    agent_authority_certificates: Path | None = Field(
+        default=None, description="PEM; whom agents believe with an external authority; default: tls/authority.pem."
     )
     agent_certificates: Literal["optional", "required"] = Field(
         default="optional", description="required: agents are told nothing over a connection without a certificate."
@@ -114,6 +121,12 @@ class Settings(BaseSettings):
     qdrant_url: str = Field(default="", description="Empty: Qdrant in local mode under the data directory.")
     qdrant_api_key: SecretStr = SecretStr("")
     cache_dir: Path | None = Field(default=None, description="Corpus vectors and converted weights; shareable.")
+
+    @field_validator("agent_authority_command")
+    @classmethod
+    def _is_a_command(cls, value: str) -> str:
+        shlex.split(value)  # raises ValueError, which says what is open
+        return value
 
     @field_validator("tls_trusted_proxies")
     @classmethod

@@ -177,7 +177,7 @@ class AgentServices:
 
     async def certificate(self, caller: AgentCaller, wanted: CertificateRequest) -> dict[str, Any]:
         """A new certificate for a CERT_ROTATE job that the agent holds."""
-        public = read_request(wanted.csr)
+        request = read_request(wanted.csr)
         authority = self._signer.authority()
         async with self._own(caller) as tx:
             try:
@@ -188,7 +188,7 @@ class AgentServices:
                 raise WireError(409, f"{_MOST_CERTIFICATES} certificates were signed for this job already")
             name = (await own_tenant(tx)).name
             identity = PeerIdentity(caller.tenant, caller.agent)
-            issued = self._signer.sign(public, name, identity, datetime.now(UTC))
+            issued = await self._signer.sign(request, name, identity, datetime.now(UTC))
             actor = f"agent:{caller.agent}"
             await record_certificate(tx, caller.agent, certificate_row(issued), actor=actor, job=wanted.job)
         return {"certificate": issued.pem, "authority": authority}

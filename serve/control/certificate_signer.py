@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -36,8 +36,16 @@ PublicKey: TypeAlias = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
 
 
 @dataclass(frozen=True, slots=True)
+class CertificateRequest:
+    """A request whose key somebody has proved to possess."""
+
+    key: PublicKey
+    pem: str
+
+
+@dataclass(frozen=True, slots=True)
 class IssuedCertificate:
-    """A signed certificate in PEM; `serial` in hex."""
+    """A signed certificate in PEM, what lies between it and the authority behind it; `serial` in hex."""
 
     pem: str
     serial: str
@@ -45,22 +53,36 @@ class IssuedCertificate:
     ends: datetime
 
 
-class CertificateSigner:
-    """The authority in one folder (`authority.pem`, `authority.key`, `revoked.pem`), or none, with `external`."""
+class CertificateSigner(Protocol):
+    """Whoever makes certificates for agents."""
 
-    def __init__(self, folder: Path, *, external: bool = False, days: int = AGENT_DAYS) -> None:
+    def authority(self) -> str:
+        """The certificates that agents trust, in PEM; raises WireError 503 without them."""
+
+    async def sign(
+        self, request: CertificateRequest, tenant_name: str, identity: PeerIdentity, now: datetime
+    ) -> IssuedCertificate:
+        """A client certificate for the agent. Raises WireError 503 while the authority cannot sign."""
+
+    def revoke(self, serials: Sequence[str], now: datetime) -> bool:
+        """Puts certificates on the revocation list; False: not ours to do."""
+
+
+class EmbeddedAuthority:
+    """The authority in one folder (`authority.pem`, `authority.key`, `revoked.pem`), as `trustsoc cert` makes it."""
+
+    def __init__(self, folder: Path, days: int = AGENT_DAYS) -> None:
         self._folder = folder
-        self._external = external
         self._days = days
 
     def authority(self) -> str:
         """The certificate that agents trust, in PEM; raises WireError 503 without one."""
-        self._check_embedded()
         return self._read("authority.pem").decode("ascii")
 
-    def sign(self, key: PublicKey, tenant_name: str, identity: PeerIdentity, now: datetime) -> IssuedCertificate:
+    async def sign(
+        self, request: CertificateRequest, tenant_name: str, identity: PeerIdentity, now: datetime
+    ) -> IssuedCertificate:
         """A client certificate for the agent. Raises WireError 503 while the authority cannot sign."""
-        self._check_embedded()
         authority, authority_key = self._pair()
         names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(identity.uri)])
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{identity.agent} of {tenant_name}"[:64])])
@@ -69,7 +91,7 @@ class CertificateSigner:
             x509.CertificateBuilder()
             .subject_name(subject)
             .issuer_name(authority.subject)
-            .public_key(key)
+            .public_key(request.key)
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - _BACKDATED)
             .not_valid_after(now + timedelta(days=self._days))
@@ -77,7 +99,7 @@ class CertificateSigner:
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_SIGNATURES_ONLY, critical=True)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(request.key), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer), critical=False)
             .sign(authority_key, SHA256())
         )
@@ -90,7 +112,7 @@ class CertificateSigner:
 
     def revoke(self, serials: Sequence[str], now: datetime) -> bool:
         """Puts certificates on the revocation list, which the edge takes over within seconds; False: not ours to do."""
-        if self._external or not (self._folder / "authority.key").exists():
+        if not (self._folder / "authority.key").exists():
             return False
         with self._alone():
             authority, key = self._pair()
@@ -106,11 +128,6 @@ class CertificateSigner:
                 builder = builder.add_revoked_certificate(item)
             _replace(path, builder.sign(key, SHA256()).public_bytes(Encoding.PEM))
         return True
-
-    def _check_embedded(self) -> None:
-        if self._external:
-            detail = "this installation's certificates come from its own authority: have the request signed there"
-            raise WireError(503, detail, retry_after_s=_RETRY_S, reason="external_authority")
 
     def _pair(self) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
         try:
@@ -139,8 +156,8 @@ class CertificateSigner:
             os.close(descriptor)
 
 
-def read_request(pem: str) -> PublicKey:
-    """The public key of a certificate request whose signature proves possession. Raises WireError 422.
+def read_request(pem: str) -> CertificateRequest:
+    """A certificate request whose signature proves possession of its key. Raises WireError 422.
 
     Nobody has shown anything yet, so the kind of key is looked at before its signature is: others cost more to check.
     """
@@ -154,7 +171,7 @@ def read_request(pem: str) -> PublicKey:
         raise WireError(422, "csr is no certificate request in PEM (PKCS #10)", field="csr") from error
     if not good:
         raise WireError(422, "csr is not signed by the key that it names", field="csr")
-    return key
+    return CertificateRequest(key, pem)
 
 
 def _accepted(key: object) -> PublicKey:

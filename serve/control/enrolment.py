@@ -69,7 +69,7 @@ class EnrolmentDesk:
         Raises WireError 401 for the token, 409 for the name, 422 for key or request, 503.
         """
         result_key = raw_key(wanted.result_key)
-        public = read_request(wanted.csr)
+        request = read_request(wanted.csr)
         master, ring, authority = self._keyring.newest_master(), self._job_keys.ring(), self._signer.authority()
         said = Enrolment(wanted.agent, result_key, wanted.version, wanted.platform)
         try:
@@ -78,7 +78,7 @@ class EnrolmentDesk:
                 agent = await enrol_agent(tx, token_id, said, master=master)
                 masking = await key_for_agent(tx, self._keyring, agent.agent)
                 name = (await own_tenant(tx)).name
-                issued = self._signer.sign(public, name, PeerIdentity(tenant, agent.agent), datetime.now(UTC))
+                issued = await self._signer.sign(request, name, PeerIdentity(tenant, agent.agent), datetime.now(UTC))
                 await record_certificate(tx, agent.agent, certificate_row(issued), actor=agent.enrolled_by)
                 key = await get_signing_key(tx, agent.signing_key)
                 if key is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,9 +16,10 @@ from detect.record import TenantId
 from serve.auth import Authenticator
 from serve.control.agent_door import BURST, REQUESTS_PER_S, AgentAuthenticator, AgentDoor, counted_route
 from serve.control.agent_services import AgentServices
-from serve.control.certificate_signer import CertificateSigner
+from serve.control.certificate_signer import CertificateSigner, EmbeddedAuthority
 from serve.control.chores import ControlSweep
 from serve.control.enrolment import Endpoints, EnrolmentDesk
+from serve.control.external_authority import ExternalAuthority
 from serve.control.health_book import open_health_book
 from serve.control.job_hints import JobHints
 from serve.control.job_keys import HeldJobKeys, ensure_job_key
@@ -75,15 +77,21 @@ class Control:
             application.include_router(router)
 
 
+def _signer(settings: Settings) -> CertificateSigner:
+    folder, days = settings.data_dir / "tls", settings.agent_certificate_days
+    if settings.agent_authority == "embedded":
+        return EmbeddedAuthority(folder, days)
+    trusted = settings.agent_authority_certificates or folder / "authority.pem"
+    return ExternalAuthority(shlex.split(settings.agent_authority_command), trusted, days)
+
+
 @asynccontextmanager
 async def open_control(settings: Settings, parts: ControlParts) -> AsyncIterator[Control]:
     """The Control API while the block runs: it listens for jobs and writes down how agents are."""
     if settings.job_key_dir is None:
         ensure_job_key(settings.job_keys)
     job_keys = HeldJobKeys(settings.job_keys, time.monotonic)
-    signer = CertificateSigner(
-        settings.data_dir / "tls", external=settings.agent_authority == "external", days=settings.agent_certificate_days
-    )
+    signer = _signer(settings)
     metrics = parts.metrics
     hints = JobHints(settings.agent_polls_at_once, lambda waiting: metrics.set("agent_polls_waiting", waiting))
     # An agent comes back after half a minute: its key is worth remembering for longer, as long as changes are heard of.

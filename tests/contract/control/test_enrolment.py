@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,8 +16,7 @@ from serve.peer import identity_of
 from serve.signing_masters import load_masters
 from store.postgres import tenant_transaction
 from store.signing_keys import create_signing_key
-from tests.contract.control.edge import ControlEdge, Host, control_edge
-from tests.postgres.fixtures import Database
+from tests.contract.control.edge import ControlEdge, Host
 
 
 async def test_an_enrolled_agent_has_all_that_it_needs(edge: ControlEdge, logs: list[EventDict]) -> None:
@@ -106,15 +104,6 @@ async def test_bodies_that_are_no_json_or_too_large(edge: ControlEdge) -> None:
     for body, status in ((b"", 422), (b"[]", 422), (b'{"token":', 422), (b"\xff", 422), (b"x" * 40_000, 413)):
         answer = await edge.client.post("/agent/enroll", content=body)
         assert (answer.status_code, "X-Server-Time" in answer.headers) == (status, True)
-
-
-async def test_an_external_authority_signs_nothing_here_and_says_so(database: Database, tmp_path: Path) -> None:
-    async with control_edge(database, tmp_path, agent_authority="external") as edge:
-        token = await edge.token()
-        refused = await Host(edge, "web-1").enrol(token)
-        assert refused.status_code == 503
-        assert "own authority" in refused.json()["detail"]
-        assert (await edge.call("GET", "/api/agent-tokens")).json()["items"][0]["spent_at"] is None
 
 
 async def test_without_an_authority_the_token_is_kept(edge: ControlEdge) -> None:
