@@ -86,13 +86,9 @@ def agent_list(
     as_json: AsJson = False,
 ) -> None:
     """Agents by name: how they are, what they carry, when they were last heard of."""
-    # A query names each parameter once; the labels beyond the first are checked here.
-    wanted = labels_of(label)
-    first = next(iter(wanted.items()), None)
-    query = {"label": None if first is None else f"{first[0]}={first[1]}", "cursor": cursor}
+    wanted = [f"{name}={value}" for name, value in labels_of(label).items()]
     with keyring_of(data_dir, url).tenant_client(tenant) as client:
-        page = client.page("/api/agents", query, limit)
-    page["items"] = [item for item in page["items"] if wanted.items() <= (item.get("labels") or {}).items()]
+        page = client.page("/api/agents", {"label": wanted, "cursor": cursor}, limit)
     render.show_items(page, _agents, as_json)
 
 

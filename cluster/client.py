@@ -15,7 +15,8 @@ ANSWER_SECONDS = 30.0
 _PAGE = 200
 _BARREN_PAGES = 20
 
-Query = Mapping[str, str | int | None]
+Query = Mapping[str, str | int | list[str] | None]
+"""A list says a parameter as often as it has items."""
 JsonObject = Mapping[str, Any]
 
 
@@ -107,7 +108,8 @@ class ApiClient:
         body: JsonObject | None = None,
         content: bytes | None = None,
     ) -> httpx.Response:
-        parameters = {name: str(value) for name, value in (query or {}).items() if value is not None}
+        given = ((name, value) for name, value in (query or {}).items() if value is not None)
+        parameters = {name: value if isinstance(value, list) else str(value) for name, value in given}
         try:
             return self._http.request(method, path, params=parameters, json=body, content=content)
         except httpx.ConnectError as error:

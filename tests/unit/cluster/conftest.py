@@ -28,9 +28,15 @@ class Asked:
 
     method: str
     path: str
-    query: dict[str, str]
+    pairs: list[tuple[str, str]]
     headers: dict[str, str]
     body: bytes
+
+    @property
+    def query(self) -> dict[str, str]:
+        """The parameters, of which each was given once."""
+        assert len(dict(self.pairs)) == len(self.pairs)
+        return dict(self.pairs)
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,7 @@ class TinyServer:
                 url = urlsplit(self.path)
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 headers = {name.lower(): value for name, value in self.headers.items()}
-                asked = Asked(self.command, url.path, dict(parse_qsl(url.query)), headers, body)
+                asked = Asked(self.command, url.path, parse_qsl(url.query), headers, body)
                 tiny.asked.append(asked)
                 route = tiny.routes.get(f"{self.command} {url.path}")
                 answer = route(asked) if route else problem(404, "Not Found", f"nothing at {url.path}")
